@@ -1,0 +1,1 @@
+//! Placeholder of the connection_point module.

@@ -1,0 +1,3 @@
+//! The `opencmg` binary.
+
+fn main() {}

@@ -1,0 +1,63 @@
+//! The owner of spawned tasks, and the one place of `tokio::spawn`.
+//!
+//! Every component that spawns holds a [`Tasks`]; nothing it spawned outlives [`Tasks::join`] or
+//! [`Tasks::abort`]. Rank 0: imports nothing of this crate.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A group of tasks with one owner. Clones are handles on the same group.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    abort: CancellationToken,
+}
+
+impl Tasks {
+    /// Makes an empty group.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Spawns a task that belongs to this group and ends early when the group is aborted.
+    ///
+    /// A task spawned after [`Tasks::abort`] ends before its first poll.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = self.abort.clone();
+        let task = self.tracker.track_future(async move {
+            tokio::select! {
+                biased;
+                () = abort.cancelled() => (),
+                () = task => (),
+            }
+        });
+        #[allow(clippy::disallowed_methods, reason = "the one place of tokio::spawn")]
+        tokio::spawn(task);
+    }
+
+    /// The number of tasks that have not ended.
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Whether every task has ended.
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Waits until every task has ended.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn join(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    /// Ends every task at its next await.
+    pub fn abort(&self) {
+        self.abort.cancel();
+    }
+}
