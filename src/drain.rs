@@ -65,7 +65,11 @@ impl Drain {
 impl Draining {
     /// Where the drain stands; a trigger that is gone counts as forced.
     pub fn phase(&self) -> Phase {
-        if self.0.has_changed().is_err() { Phase::Forced } else { *self.0.borrow() }
+        if self.0.has_changed().is_err() {
+            Phase::Forced
+        } else {
+            *self.0.borrow()
+        }
     }
 
     /// Whether the drain has begun.

@@ -105,7 +105,10 @@ reasons! {
 impl Reason {
     /// The reason of a short code, if it is one of ours.
     pub fn parse(code: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|reason| reason.as_str() == code)
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.as_str() == code)
     }
 }
 

@@ -154,12 +154,18 @@ fn management_point() -> Vec<Endpoint> {
     vec![
         endpoint("CCM_System", message, 32 * MIB),
         endpoint("CCM_System_TokenAuth", message, 32 * MIB),
-        Endpoint { sticky: true, ..endpoint("CCM_Incoming", incoming, 4 * GIB) },
+        Endpoint {
+            sticky: true,
+            ..endpoint("CCM_Incoming", incoming, 4 * GIB)
+        },
         endpoint("SMS_MP", message, 32 * MIB),
         endpoint("SMS_MP_TokenAuth", message, 32 * MIB),
         endpoint("CCM_STS", "GET HEAD POST", 64 * KIB),
         endpoint("CCM_Client", "GET HEAD PROPFIND", 64 * KIB),
-        Endpoint { long_poll: true, ..endpoint("BGB", "GET HEAD POST CCM_POST", MIB) },
+        Endpoint {
+            long_poll: true,
+            ..endpoint("BGB", "GET HEAD POST CCM_POST", MIB)
+        },
         endpoint("CMUserService", &format!("{read} POST"), 32 * MIB),
     ]
 }
@@ -183,7 +189,10 @@ fn software_update_point() -> Vec<Endpoint> {
 }
 
 fn methods_of(words: &str) -> Vec<Method> {
-    words.split(' ').filter_map(|word| Method::from_str(word).ok()).collect()
+    words
+        .split(' ')
+        .filter_map(|word| Method::from_str(word).ok())
+        .collect()
 }
 
 /// Whether a backend can serve now.
@@ -213,8 +222,20 @@ mod tests {
 
     #[test]
     fn role_ids_are_decimal_64_bit_numbers_without_leading_zero() {
-        assert_eq!(RoleId::parse("72057594037927937"), Some(RoleId::new(72_057_594_037_927_937)));
-        for text in ["", "0", "01", "+1", "-1", "1e3", "18446744073709551616", "x"] {
+        assert_eq!(
+            RoleId::parse("72057594037927937"),
+            Some(RoleId::new(72_057_594_037_927_937))
+        );
+        for text in [
+            "",
+            "0",
+            "01",
+            "+1",
+            "-1",
+            "1e3",
+            "18446744073709551616",
+            "x",
+        ] {
             assert_eq!(RoleId::parse(text), None, "{text}");
         }
     }
@@ -235,7 +256,10 @@ mod tests {
     fn the_kinds_bring_every_endpoint_of_the_design() {
         assert_eq!(endpoints_of(Kind::ManagementPoint).len(), 9);
         assert_eq!(endpoints_of(Kind::SoftwareUpdatePoint).len(), 5);
-        for endpoint in [Kind::ManagementPoint, Kind::SoftwareUpdatePoint].map(endpoints_of).concat() {
+        for endpoint in [Kind::ManagementPoint, Kind::SoftwareUpdatePoint]
+            .map(endpoints_of)
+            .concat()
+        {
             assert!(!endpoint.methods.is_empty(), "{}", endpoint.name);
         }
     }

@@ -61,9 +61,11 @@ impl Source {
         let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&file, &folder, &text),
-            Err(error) => {
-                Err(Problem { file, key: String::new(), what: format!("cannot be read: {error}") })
-            }
+            Err(error) => Err(Problem {
+                file,
+                key: String::new(),
+                what: format!("cannot be read: {error}"),
+            }),
         }
     }
 
@@ -75,7 +77,10 @@ impl Source {
         let table = text.parse::<Table>().map_err(|error| Problem {
             file: file.to_owned(),
             key: String::new(),
-            what: format!("is not TOML: {}", error.to_string().trim_end().replace('\n', "\n  ")),
+            what: format!(
+                "is not TOML: {}",
+                error.to_string().trim_end().replace('\n', "\n  ")
+            ),
         })?;
         Ok(Self {
             file: file.to_owned(),
@@ -88,13 +93,21 @@ impl Source {
 
     /// The reader of the whole file.
     pub fn root(&self) -> Reader<'_> {
-        Reader { source: self, table: &self.table, path: String::new(), asked: RefCell::default() }
+        Reader {
+            source: self,
+            table: &self.table,
+            path: String::new(),
+            asked: RefCell::default(),
+        }
     }
 
     /// Records a fault that belongs to no single reader.
     pub fn fault(&self, key: &str, what: impl Into<String>) {
-        let problem =
-            Problem { file: self.file.clone(), key: key.to_owned(), what: what.into() };
+        let problem = Problem {
+            file: self.file.clone(),
+            key: key.to_owned(),
+            what: what.into(),
+        };
         self.problems.borrow_mut().push(problem);
     }
 
@@ -162,7 +175,9 @@ impl<'s> Reader<'s> {
 
     /// A list of strings; empty if it is not there.
     pub fn texts(&self, key: &'static str) -> Vec<String> {
-        let Some(value) = self.ask(key) else { return Vec::new() };
+        let Some(value) = self.ask(key) else {
+            return Vec::new();
+        };
         let Value::Array(members) = value else {
             let _: Option<()> = self.wrong(key, &kind_of(value), "a list of strings");
             return Vec::new();
@@ -176,7 +191,8 @@ impl<'s> Reader<'s> {
 
     /// A path, meant from the folder of the file.
     pub fn optional_path(&self, key: &'static str) -> Option<PathBuf> {
-        self.optional_text(key).map(|text| self.source.folder.join(text))
+        self.optional_text(key)
+            .map(|text| self.source.folder.join(text))
     }
 
     /// A path that must be there, meant from the folder of the file; `None` after a fault.
@@ -186,7 +202,10 @@ impl<'s> Reader<'s> {
 
     /// A list of paths, each meant from the folder of the file.
     pub fn paths(&self, key: &'static str) -> Vec<PathBuf> {
-        self.texts(key).into_iter().map(|text| self.source.folder.join(text)).collect()
+        self.texts(key)
+            .into_iter()
+            .map(|text| self.source.folder.join(text))
+            .collect()
     }
 
     /// A boolean.
@@ -194,7 +213,9 @@ impl<'s> Reader<'s> {
         match self.ask(key) {
             None => default,
             Some(Value::Boolean(value)) => *value,
-            Some(other) => self.wrong(key, &kind_of(other), "true or false").unwrap_or(default),
+            Some(other) => self
+                .wrong(key, &kind_of(other), "true or false")
+                .unwrap_or(default),
         }
     }
 
@@ -205,9 +226,13 @@ impl<'s> Reader<'s> {
             None => default,
             Some(Value::Integer(value)) => match u64::try_from(*value) {
                 Ok(value) if range.contains(&value) => value,
-                _ => self.wrong(key, &format!("is {value}"), &allowed()).unwrap_or(default),
+                _ => self
+                    .wrong(key, &format!("is {value}"), &allowed())
+                    .unwrap_or(default),
             },
-            Some(other) => self.wrong(key, &kind_of(other), &allowed()).unwrap_or(default),
+            Some(other) => self
+                .wrong(key, &kind_of(other), &allowed())
+                .unwrap_or(default),
         }
     }
 
@@ -222,7 +247,8 @@ impl<'s> Reader<'s> {
             let [low, high] = [range.start(), range.end()].map(|d| units::print_duration(*d));
             format!("a duration from \"{low}\" to \"{high}\"")
         };
-        self.measured(key, units::parse_duration, &range, allowed).unwrap_or(default)
+        self.measured(key, units::parse_duration, &range, allowed)
+            .unwrap_or(default)
     }
 
     /// A size with its unit, within a range; bytes.
@@ -231,22 +257,30 @@ impl<'s> Reader<'s> {
             let [low, high] = [range.start(), range.end()].map(|b| units::print_size(*b));
             format!("a size from \"{low}\" to \"{high}\"")
         };
-        self.measured(key, units::parse_size, &range, allowed).unwrap_or(default)
+        self.measured(key, units::parse_size, &range, allowed)
+            .unwrap_or(default)
     }
 
     /// One of several words.
     pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
         let allowed = || {
-            let words: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let words: Vec<_> = words
+                .iter()
+                .map(|(word, _)| format!("\"{word}\""))
+                .collect();
             format!("one of {}", words.join(", "))
         };
         match self.ask(key) {
             None => default,
             Some(Value::String(text)) => match words.iter().find(|(word, _)| word == text) {
                 Some((_, value)) => *value,
-                None => self.wrong(key, &format!("is \"{text}\""), &allowed()).unwrap_or(default),
+                None => self
+                    .wrong(key, &format!("is \"{text}\""), &allowed())
+                    .unwrap_or(default),
             },
-            Some(other) => self.wrong(key, &kind_of(other), &allowed()).unwrap_or(default),
+            Some(other) => self
+                .wrong(key, &kind_of(other), &allowed())
+                .unwrap_or(default),
         }
     }
 
@@ -270,10 +304,18 @@ impl<'s> Reader<'s> {
     ) -> Vec<T> {
         let member = |(index, text): (usize, String)| {
             parse(&text).or_else(|| {
-                self.wrong(&format!("{key}[{index}]"), &format!("is \"{text}\""), allowed)
+                self.wrong(
+                    &format!("{key}[{index}]"),
+                    &format!("is \"{text}\""),
+                    allowed,
+                )
             })
         };
-        self.texts(key).into_iter().enumerate().filter_map(member).collect()
+        self.texts(key)
+            .into_iter()
+            .enumerate()
+            .filter_map(member)
+            .collect()
     }
 
     /// The reader of a table; of an empty one if it is not there.
@@ -291,8 +333,12 @@ impl<'s> Reader<'s> {
 
     /// The readers of a list of tables; none if it is not there.
     pub fn tables(&self, key: &'static str) -> Vec<Reader<'s>> {
-        let Some(value) = self.ask(key) else { return Vec::new() };
-        let members = value.as_array().filter(|members| members.iter().all(Value::is_table));
+        let Some(value) = self.ask(key) else {
+            return Vec::new();
+        };
+        let members = value
+            .as_array()
+            .filter(|members| members.iter().all(Value::is_table));
         let Some(members) = members else {
             let _: Option<()> = self.wrong(key, &kind_of(value), "a list of tables, [[…]]");
             return Vec::new();
@@ -305,7 +351,12 @@ impl<'s> Reader<'s> {
     }
 
     fn child(&self, path: String, table: &'s Table) -> Reader<'s> {
-        Reader { source: self.source, table, path, asked: RefCell::default() }
+        Reader {
+            source: self.source,
+            table,
+            path,
+            asked: RefCell::default(),
+        }
     }
 
     fn measured<T: PartialOrd>(
@@ -326,7 +377,10 @@ impl<'s> Reader<'s> {
 
     fn ask(&self, key: &'static str) -> Option<&'s Value> {
         self.asked.borrow_mut().insert(key);
-        self.source.asked.borrow_mut().insert(without_indices(&self.key(key)));
+        self.source
+            .asked
+            .borrow_mut()
+            .insert(without_indices(&self.key(key)));
         self.table.get(key)
     }
 
@@ -336,16 +390,27 @@ impl<'s> Reader<'s> {
     }
 
     fn key(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 }
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let asked = self.asked.borrow();
-        for key in self.table.keys().filter(|key| !asked.contains(key.as_str())) {
+        for key in self
+            .table
+            .keys()
+            .filter(|key| !asked.contains(key.as_str()))
+        {
             let allowed: Vec<_> = asked.iter().copied().collect();
-            self.fault(key, format!("is not a key here ({} are allowed)", allowed.join(", ")));
+            self.fault(
+                key,
+                format!("is not a key here ({} are allowed)", allowed.join(", ")),
+            );
         }
     }
 }
@@ -396,7 +461,10 @@ mod tests {
         let found = problems(text, |root| {
             assert_eq!(root.text("a"), None);
             let range = Duration::from_secs(1)..=Duration::from_secs(60);
-            assert_eq!(root.duration("b", Duration::from_secs(5), range), Duration::from_secs(5));
+            assert_eq!(
+                root.duration("b", Duration::from_secs(5), range),
+                Duration::from_secs(5)
+            );
             assert_eq!(root.integer("c", 1, 1..=16), 1);
             assert!(root.choice("d", &[("yes", true), ("no", false)], true));
             for table in root.tables("t") {

@@ -4,10 +4,21 @@
 
 use std::time::Duration;
 
-const DURATION_UNITS: [(&str, u64); 6] =
-    [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const DURATION_UNITS: [(&str, u64); 6] = [
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("min", 60_000),
+    ("m", 60_000),
+    ("s", 1_000),
+    ("ms", 1),
+];
 
-const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const SIZE_UNITS: [(&str, u64); 4] = [
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+];
 
 /// Parses a whole number with one unit of `ms`, `s`, `min` (or `m`), `h`, `d`; blanks between are allowed.
 ///
@@ -70,10 +81,27 @@ mod tests {
 
     #[test]
     fn a_number_without_a_unit_or_with_another_is_refused() {
-        for text in ["30", "", "s", "-1s", "1.5s", "1 week", "99999999999999999999s", "1 s s"] {
+        for text in [
+            "30",
+            "",
+            "s",
+            "-1s",
+            "1.5s",
+            "1 week",
+            "99999999999999999999s",
+            "1 s s",
+        ] {
             assert_eq!(parse_duration(text), None, "{text}");
         }
-        for text in ["30", "", "MiB", "-1 B", "1.5 MiB", "1 MB", "18446744073709551615 KiB"] {
+        for text in [
+            "30",
+            "",
+            "MiB",
+            "-1 B",
+            "1.5 MiB",
+            "1 MB",
+            "18446744073709551615 KiB",
+        ] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }
