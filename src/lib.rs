@@ -1,7 +1,68 @@
 //! OpenCMG: an open cloud management gateway.
 //!
-//! A **connection point** inside a company network dials out to a **gateway** in the cloud and keeps tunnels
-//! open; the gateway terminates TLS, verifies each client's certificate and sends the requests through them.
+//! A company's computers on the internet must reach its management points and software update points, and no port
+//! may be opened into the company network. So an on-premises **connection point** dials out to a **gateway** in the
+//! cloud and keeps tunnels open; the gateway terminates TLS, verifies each client's certificate and sends the
+//! clients' requests through the tunnels.
+//!
+//! ```text
+//!  client ──HTTPS, mTLS──▶ gateway ══ tunnel, dialled from inside ══ connection point ──▶ backend
+//! ```
+//!
+//! # Life of a request
+//!
+//! 1. [`listener`] accepts a connection within its limits and gives the handshake a task and one deadline.
+//! 2. [`tls`] reads the ClientHello, chooses the configuration by server name and ALPN and finishes the handshake, which
+//!    proves possession of the client's key and no more. A connection that offers only tunnel names is a tunnel and goes to
+//!    [`tunnel`].
+//! 3. [`identity`] verifies the chain with one function, the same for full and resumed handshakes and for later re-checks,
+//!    and keeps the connection in an index from which it can be closed when trust changes.
+//! 4. [`proxy`] serves HTTP/1.1 or HTTP/2: limits, the path rule, the route ([`routing`]), the endpoint's authentication
+//!    scheme, the header rules ([`message`]).
+//! 5. The [registry](tunnel::Registry) picks a live tunnel among the connection points that may serve the role and sends
+//!    the request as one stream of its HTTP/2 connection. Bodies stream both ways; nothing is buffered whole.
+//! 6. On the other side [`forward`] repeats the path rule, maps the external URL to the internal one from the connection
+//!    point's *own* file and sends it over a pooled connection of [`backend`].
+//! 7. The answer streams back. A failure becomes one answer with status, [reason](reason::Reason) and request id, in
+//!    [`message::refusal`] and nowhere else.
+//!
+//! # Map
+//!
+//! A module imports modules of a lower rank only; `tests/tidy.rs` holds the exact list.
+//!
+//! | rank | modules | holds |
+//! |---|---|---|
+//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain |
+//! | 1 | [`settings`] | reads TOML and records every fault with its key path |
+//! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
+//! | 3 | [`pki`], [`message`] | certificates and paths; header, path and body rules, refusals |
+//! | 4 | [`tls`], [`identity`], [`instances`] | the only rustls configurations; verified peers, generations of trust, live connections; who this instance is |
+//! | 5 | [`routing`], [`tunnel`], [`backend`] | path → endpoint; both ends of a tunnel; connections to backends |
+//! | 6 | [`listener`], [`proxy`], [`forward`] | the accept loop; the gateway's request path; the connection point's |
+//! | 7 | [`admin`] | metrics, status and health over plain HTTP |
+//! | 8 | [`gateway`], [`connection_point`] | composition: build, bind, run, apply, drain |
+//! | 9 | [`config`], [`service`] | the two process files; the service definition and its watch |
+//! | 10 | [`cli`] | the commands |
+//!
+//! # Invariants
+//!
+//! - The gateway never dials into the company network; the connection point never listens, its administration port on
+//!   loopback excepted.
+//! - Only [`tls`] builds rustls configurations; native TLS is used on the backend leg only. Above [`identity`] nobody sees an
+//!   X.509 type.
+//! - A certificate that does not verify counts as none, and its reason is kept. A resumed session passes the same
+//!   verification as a full handshake, so that resumption never outlives trust.
+//! - Identity, forwarding and `opencmg-` fields of a client are removed before ours are set, on every path.
+//! - The service definition is the only authority on roles for the gateway, the connection point's own file for the connection
+//!   point; what the other side says is availability only.
+//! - A definition and a trust generation are applied whole or not at all; the last good one stays in force.
+//! - Every spawned task has an owner ([`tasks::Tasks`]) and ends with it. Every queue, map, body and header list has a bound,
+//!   and reaching it yields a reason, not growth.
+//! - Metrics, logs and health never hold up a request. Only the drop of the exchange guard of [`proxy`] tells metrics and access
+//!   log about a request.
+//! - [`tunnel`] reads no clock but tokio's and takes its randomness and its connections as arguments, so that its life cycle
+//!   runs under simulation.
+//! - While no certificate revocation list is checked, start-up and the metrics say so.
 
 pub mod admin;
 pub mod backend;
