@@ -1,1 +1,8 @@
 //! Integration tests: real gateway, real connection point, real sockets. One module per topic.
+
+#![allow(missing_docs, reason = "tests are sentences")]
+#![allow(dead_code, reason = "the harness offers more than each topic uses")]
+#![allow(unreachable_pub, reason = "one binary, many modules")]
+
+mod backend;
+mod client;
