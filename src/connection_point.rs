@@ -1,1 +1,5 @@
-//! Placeholder of the connection_point module.
+//! The connection point: composition only. Dials the gateways, keeps tunnels to them and forwards what they bring.
+
+mod settings;
+
+pub use settings::{GatewaySettings, OutboundProxy, Settings, Way};
