@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::backend::{BaseUrl, Password};
 use crate::forward::RoleSettings;
-use crate::settings::{Reader, Source};
+use crate::settings::Reader;
 
 /// How a tunnel is told apart on the gateway's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl Default for Settings {
 impl Settings {
     /// Reads `[connection-point]`, `[[gateway]]` and `[[role]]` from the root of a file.
     ///
-    /// Every fault is recorded in the file's [`Source`]; what is returned then only fills the gap.
+    /// Every fault is recorded in the file's `Source`; what is returned then only fills the gap.
     pub fn read(root: &Reader<'_>) -> Self {
         let default = Self::default();
         let own = root.table("connection-point");
@@ -195,9 +195,4 @@ fn loopback(text: &str) -> Option<SocketAddr> {
     text.parse::<SocketAddr>()
         .ok()
         .filter(|address| address.ip().is_loopback())
-}
-
-/// Reads a connection point's settings from a file that was loaded.
-pub fn read(source: &Source) -> Settings {
-    Settings::read(&source.root())
 }
