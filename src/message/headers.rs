@@ -1,0 +1,401 @@
+//! Header hygiene: what is taken out of a message, what is put in, and the names that are ours.
+//!
+//! Identity and forwarding fields of a client never pass, in whatever spelling a server behind us would accept:
+//! names are compared with `_` read as `-`, since CGI and IIS make one of the two.
+
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{self, Entry};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::role::RoleId;
+
+/// The phrase of a refusal or of a backend's error on its way through the tunnel.
+pub static PHRASE: HeaderName = HeaderName::from_static("opencmg-phrase");
+/// The reason of a refusal on its way through the tunnel.
+pub static REASON: HeaderName = HeaderName::from_static("opencmg-reason");
+/// The role that the gateway resolved, for requests whose path does not name it.
+pub static ROLE: HeaderName = HeaderName::from_static("opencmg-role");
+/// The service that a request came through: what a loop is found by.
+pub static SERVICE: HeaderName = HeaderName::from_static("opencmg-service");
+/// The id of one request in the logs of every hop.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C trace context.
+pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C trace context of vendors.
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// RFC 7239.
+pub static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+/// RFC 9440 §2.2.
+pub static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// RFC 9440 §2.3.
+pub static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
+/// The subject alone, for roles that want no more.
+pub static CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("client-cert-subject");
+/// RFC 9209.
+pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// Names a client may not send, with `_` read as `-`; a trailing `*` stands for any ending.
+const FROM_CLIENTS: &[&str] = &[
+    "client-cert*",
+    "forwarded",
+    "opencmg-*",
+    "proxy-status",
+    "x-arr-*",
+    "x-client-cert*",
+    "x-forwarded-*",
+    "x-http-method-override",
+    "x-original-url",
+    "x-real-ip",
+    "x-request-id",
+    "x-rewrite-url",
+    "x-ssl-*",
+];
+
+/// Fields of one connection (RFC 9110 §7.6.1) besides those that `Connection` nominates, and those that
+/// speak to the next proxy.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields that a `Connection` field cannot nominate: the message would mean something else without them.
+const NEVER_NOMINATED: &[&str] = &[
+    "authorization",
+    "content-length",
+    "cookie",
+    "expect",
+    "host",
+    "traceparent",
+    "tracestate",
+    "via",
+];
+
+/// Takes out of a client's request what must not pass: fields of the connection, every name that we set, and
+/// the names by which other proxies speak to servers behind them. Crumbs of `Cookie` are joined (RFC 9113
+/// §8.2.3). `TE: trailers` is kept.
+pub fn strip_request(headers: &mut HeaderMap) {
+    let trailers = wants_trailers(headers);
+    strip_hop_by_hop(headers);
+    remove_where(headers, is_ours);
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    join_cookies(headers);
+}
+
+/// Takes out of an answer what must not pass: fields of the connection and `opencmg-*`.
+pub fn strip_response(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    remove_where(headers, |name| matches_dashed(name, "opencmg-*"));
+}
+
+/// Takes out what belongs to one connection and what its `Connection` field nominates (RFC 9110 §7.6.1).
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    for name in nominated(headers) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(*name);
+    }
+}
+
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    let tokens = |value: &HeaderValue| -> Vec<HeaderName> {
+        let text = value.to_str().unwrap_or_default();
+        text.split(',')
+            .filter_map(|token| token.trim().parse().ok())
+            .filter(|name: &HeaderName| {
+                !NEVER_NOMINATED.contains(&name.as_str()) && !is_ours(name.as_str())
+            })
+            .collect()
+    };
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(tokens)
+        .collect()
+}
+
+fn is_ours(name: &str) -> bool {
+    FROM_CLIENTS
+        .iter()
+        .any(|pattern| matches_dashed(name, pattern))
+        || (name.contains('_') && is_set_with_dashes(name))
+}
+
+/// Names that may come from a client as they are, but not in another spelling.
+fn is_set_with_dashes(name: &str) -> bool {
+    ["content-length", "transfer-encoding"]
+        .iter()
+        .any(|ours| matches_dashed(name, ours))
+}
+
+/// Whether a lower-case name matches a pattern when `_` is read as `-`.
+fn matches_dashed(name: &str, pattern: &str) -> bool {
+    let (stem, open) = match pattern.strip_suffix('*') {
+        Some(stem) => (stem, true),
+        None => (pattern, false),
+    };
+    let name = name.as_bytes();
+    let same = |(a, b): (&u8, u8)| *a == b || (*a == b'_' && b == b'-');
+    (name.len() == stem.len() || (open && name.len() > stem.len()))
+        && name.iter().zip(stem.bytes()).all(same)
+}
+
+fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| unwanted(name.as_str()))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(header::TE).iter().any(|value| {
+        let text = value.to_str().unwrap_or_default();
+        text.split(',')
+            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    })
+}
+
+fn join_cookies(headers: &mut HeaderMap) {
+    let Entry::Occupied(crumbs) = headers.entry(header::COOKIE) else {
+        return;
+    };
+    if crumbs.iter().count() < 2 {
+        return;
+    }
+    let joined: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(mut value) = HeaderValue::from_bytes(&joined.join(&b"; "[..])) {
+        value.set_sensitive(true);
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+/// The id of one request: 128 random bits as 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// Makes a random id.
+    pub fn random() -> Self {
+        Self(hex(rand::random::<u128>().max(1)))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Sets `X-Request-Id`, whatever was there.
+pub fn set_request_id(headers: &mut HeaderMap, id: &RequestId) {
+    if let Ok(value) = HeaderValue::from_bytes(&id.0) {
+        headers.insert(&REQUEST_ID, value);
+    }
+}
+
+/// Sets `traceparent`: a valid one is continued under a new parent id, else a trace of the request's id begins
+/// and `tracestate` is dropped with the invalid one (W3C Trace Context §3.2, §3.3).
+pub fn set_traceparent(headers: &mut HeaderMap, id: &RequestId) {
+    let continued = {
+        let mut values = headers.get_all(&TRACEPARENT).iter();
+        match (values.next(), values.next()) {
+            (Some(only), None) => trace_of(only.as_bytes()),
+            _ => None,
+        }
+    };
+    if continued.is_none() {
+        headers.remove(&TRACESTATE);
+    }
+    let (trace, flags) = continued.unwrap_or((id.0, *b"00"));
+    let parent: [u8; 32] = hex(u128::from(rand::random::<u64>().max(1)));
+    let value = [b"00-", &trace[..], b"-", &parent[16..], b"-", &flags[..]].concat();
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(&TRACEPARENT, value);
+    }
+}
+
+/// The trace id and flags of a valid `traceparent`; of a later version, the part that is known is read.
+fn trace_of(value: &[u8]) -> Option<([u8; 32], [u8; 2])> {
+    let (known, rest) = value.split_at_checked(55)?;
+    let version = &known[..2];
+    let (trace, parent, flags) = (&known[3..35], &known[36..52], &known[53..55]);
+    let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
+    let fields = [version, trace, parent, flags].into_iter().all(is_hex);
+    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
+    let length = match version {
+        b"ff" => false,
+        b"00" => rest.is_empty(),
+        _ => rest.first().is_none_or(|byte| *byte == b'-'),
+    };
+    (dashes && fields && length && !zero(trace) && !zero(parent))
+        .then(|| Some((trace.try_into().ok()?, flags.try_into().ok()?)))
+        .flatten()
+}
+
+fn hex(number: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (index, digit) in digits.iter_mut().enumerate() {
+        let nibble = (number >> (4 * (31 - index))) & 0xf;
+        *digit = b"0123456789abcdef"[nibble as usize];
+    }
+    digits
+}
+
+/// Sets `Forwarded` (RFC 7239) to what we saw ourselves; nothing that came before is kept.
+///
+/// `host` is an authority that was checked already: host name or address, with or without a port.
+pub fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, host: &str) {
+    let node = match client.to_canonical() {
+        IpAddr::V4(address) => format!("for={address}"),
+        IpAddr::V6(address) => format!("for=\"[{address}]\""),
+    };
+    // A token needs no quotes, but an authority may hold a colon or brackets.
+    let value = format!("{node};host=\"{host}\";proto=https");
+    match HeaderValue::try_from(value) {
+        Ok(value) => headers.insert(&FORWARDED, value),
+        Err(_) => headers.remove(&FORWARDED),
+    };
+}
+
+/// Sets `opencmg-role`, by which the connection point knows the role of a request whose path does not name it.
+pub fn set_role(headers: &mut HeaderMap, role: RoleId) {
+    if let Ok(value) = HeaderValue::try_from(role.to_string()) {
+        headers.insert(&ROLE, value);
+    }
+}
+
+/// Appends us to `Via` (RFC 9110 §7.6.3), or takes the field out for roles that want none: IIS stops
+/// compressing where it sees one.
+pub fn set_via(headers: &mut HeaderMap, wanted: bool, received: http::Version) {
+    if !wanted {
+        headers.remove(header::VIA);
+        return;
+    }
+    let value = match received {
+        http::Version::HTTP_2 => "2 opencmg",
+        http::Version::HTTP_10 => "1.0 opencmg",
+        _ => "1.1 opencmg",
+    };
+    headers.append(header::VIA, HeaderValue::from_static(value));
+}
+
+/// How much of a verified client certificate a role is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CertificateFields {
+    /// Nothing.
+    #[default]
+    None,
+    /// `Client-Cert-Subject` alone.
+    Subject,
+    /// `Client-Cert` (RFC 9440 §2.2).
+    Leaf,
+    /// `Client-Cert` and `Client-Cert-Chain` (RFC 9440 §2.3).
+    Chain,
+}
+
+impl CertificateFields {
+    /// The words of the configuration.
+    pub const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("subject", Self::Subject),
+        ("leaf", Self::Leaf),
+        ("chain", Self::Chain),
+    ];
+}
+
+/// The certificate fields of one connection, each made when it is first needed.
+///
+/// The values are marked sensitive, so that they stay out of the compression table of the tunnel: one of them
+/// would evict all the rest.
+#[derive(Debug)]
+pub struct ClientCertFields {
+    subject: String,
+    chain: Vec<Bytes>,
+    made: [OnceLock<Option<HeaderValue>>; 3],
+}
+
+impl ClientCertFields {
+    /// Fields of a verified chain: its leaf's subject, and its certificates in DER, leaf first.
+    pub fn new(subject: String, chain: Vec<Bytes>) -> Self {
+        Self {
+            subject,
+            chain,
+            made: Default::default(),
+        }
+    }
+
+    /// Sets the fields that a role is told.
+    pub fn set(&self, headers: &mut HeaderMap, fields: CertificateFields) {
+        let [subject, leaf, issuers] = &self.made;
+        let mut put = |name: &HeaderName, value: Option<&HeaderValue>| {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        };
+        match fields {
+            CertificateFields::None => {}
+            CertificateFields::Subject => {
+                let made = subject.get_or_init(|| sensitive(&display_string(&self.subject)));
+                put(&CLIENT_CERT_SUBJECT, made.as_ref());
+            }
+            CertificateFields::Leaf | CertificateFields::Chain => {
+                let made = leaf.get_or_init(|| sensitive(&byte_sequences(self.chain.get(..1)?)));
+                put(&CLIENT_CERT, made.as_ref());
+            }
+        }
+        if fields == CertificateFields::Chain && self.chain.len() > 1 {
+            let made = issuers.get_or_init(|| sensitive(&byte_sequences(self.chain.get(1..)?)));
+            put(&CLIENT_CERT_CHAIN, made.as_ref());
+        }
+    }
+}
+
+fn sensitive(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// A list of structured-field byte sequences (RFC 9651 §3.3.5).
+fn byte_sequences(certificates: &[Bytes]) -> String {
+    let items: Vec<_> = certificates
+        .iter()
+        .map(|der| format!(":{}:", STANDARD.encode(der)))
+        .collect();
+    items.join(", ")
+}
+
+/// A structured-field display string (RFC 9651 §3.3.8), which holds any text.
+fn display_string(text: &str) -> String {
+    let mut out = String::from("%\"");
+    for byte in text.bytes() {
+        match byte {
+            b'%' | b'"' | 0..=0x1f | 0x7f..=0xff => out.push_str(&format!("%{byte:02x}")),
+            _ => out.push(char::from(byte)),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+use super::*;
+
+fn map(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().unwrap();
+        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+    }
+    headers
+}
+
+fn stripped(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = map(fields);
+    strip_request(&mut headers);
+    headers
+}
+
+#[test]
+fn names_that_we_or_other_proxies_set_are_removed_from_clients_in_every_spelling() {
+    for name in [
+        "client-cert",
+        "client_cert",
+        "client-cert-chain",
+        "client_cert-chain",
+        "forwarded",
+        "opencmg-role",
+        "opencmg_role",
+        "opencmg-anything",
+        "proxy-status",
+        "proxy_status",
+        "x-arr-clientcert",
+        "x_arr_ssl",
+        "x-client-cert",
+        "x-client-certificate",
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "x-forwarded_proto",
+        "x-http-method-override",
+        "x-original-url",
+        "x_original_url",
+        "x-real-ip",
+        "x_real_ip",
+        "x-request-id",
+        "x_request_id",
+        "x-rewrite-url",
+        "x-ssl-client-verify",
+        "content_length",
+        "transfer_encoding",
+    ] {
+        assert!(stripped(&[(name, "x")]).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn fields_of_configmgr_and_of_the_message_pass() {
+    let fields = [
+        ("ccmclientid", "GUID:1"),
+        ("ccmclientidsignature", "ab"),
+        ("ccmclienttimestamp", "2026"),
+        ("range", "bytes=0-1"),
+        ("authorization", "Bearer x"),
+        ("content-length", "5"),
+        ("content-type", "multipart/mixed"),
+        ("bits-packet-type", "Create-Session"),
+        ("expect", "100-continue"),
+        ("x-forwarde", "x"),
+        ("x-ssl", "x"),
+    ];
+    assert_eq!(stripped(&fields), map(&fields));
+}
+
+#[test]
+fn fields_of_the_connection_are_removed() {
+    let headers = stripped(&[
+        ("connection", "keep-alive, X-Private"),
+        ("keep-alive", "timeout=5"),
+        ("proxy-connection", "keep-alive"),
+        ("proxy-authorization", "Basic x"),
+        ("transfer-encoding", "chunked"),
+        ("upgrade", "websocket"),
+        ("x-private", "1"),
+        ("te", "gzip"),
+    ]);
+    assert!(headers.is_empty(), "{headers:?}");
+}
+
+#[test]
+fn a_connection_field_cannot_nominate_what_the_message_depends_on() {
+    let fields = [
+        ("host", "h"),
+        ("content-length", "5"),
+        ("authorization", "x"),
+        ("cookie", "a=b"),
+    ];
+    let mut all = fields.to_vec();
+    all.push(("connection", "Host, Content-Length, Authorization, Cookie"));
+    assert_eq!(stripped(&all), map(&fields));
+
+    let mut headers = map(&[("connection", "X-Request-Id, x_request_id")]);
+    set_request_id(&mut headers, &RequestId::random());
+    strip_hop_by_hop(&mut headers);
+    assert!(headers.contains_key("x-request-id"));
+}
+
+#[test]
+fn te_keeps_trailers_only_and_cookie_crumbs_are_joined() {
+    let headers = stripped(&[("te", "gzip, Trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
+    assert_eq!(headers["te"], "trailers");
+    assert_eq!(headers.get_all("cookie").iter().count(), 1);
+    assert_eq!(headers["cookie"], "a=1; b=2");
+}
+
+#[test]
+fn a_backend_cannot_speak_in_our_fields() {
+    let mut headers = map(&[
+        ("opencmg-phrase", "x"),
+        ("opencmg_reason", "x"),
+        ("connection", "close, x-a"),
+        ("x-a", "1"),
+        ("etag", "\"1\""),
+    ]);
+    strip_response(&mut headers);
+    assert_eq!(headers, map(&[("etag", "\"1\"")]));
+}
+
+#[test]
+fn a_request_id_is_ours_always() {
+    let mut headers = map(&[("x-request-id", "theirs")]);
+    let id = RequestId::random();
+    set_request_id(&mut headers, &id);
+    assert_eq!(headers["x-request-id"], id.as_str());
+    assert_eq!(id.as_str().len(), 32);
+    assert!(id.as_str().bytes().all(|b| b.is_ascii_hexdigit()));
+    assert_ne!(RequestId::random(), id);
+}
+
+#[test]
+fn a_valid_traceparent_is_continued_under_a_new_parent() {
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    for sent in [
+        format!("00-{trace}-b7ad6b7169203331-01"),
+        format!("cc-{trace}-b7ad6b7169203331-01-what-comes"),
+    ] {
+        let mut headers = map(&[("traceparent", &sent), ("tracestate", "v=1")]);
+        set_traceparent(&mut headers, &RequestId::random());
+        let value = headers["traceparent"].to_str().unwrap();
+        assert_eq!(value.len(), 55);
+        assert!(value.starts_with(&format!("00-{trace}-")), "{value}");
+        assert!(value.ends_with("-01") && !value.contains("b7ad6b7169203331"), "{value}");
+        assert_eq!(headers["tracestate"], "v=1");
+    }
+}
+
+#[test]
+fn a_missing_or_invalid_traceparent_begins_a_new_trace() {
+    let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for sent in [
+        vec![],
+        vec!["00-00000000000000000000000000000000-b7ad6b7169203331-01"],
+        vec!["00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"],
+        vec!["ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+        vec!["00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+        vec!["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more"],
+        vec!["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331"],
+        vec![good, good],
+    ] {
+        let id = RequestId::random();
+        let mut headers = map(&[("tracestate", "v=1")]);
+        for value in &sent {
+            headers.append(&TRACEPARENT, HeaderValue::from_str(value).unwrap());
+        }
+        set_traceparent(&mut headers, &id);
+        let value = headers["traceparent"].to_str().unwrap();
+        assert!(value.starts_with(&format!("00-{}-", id.as_str())), "{sent:?} {value}");
+        assert_eq!(headers.get_all("traceparent").iter().count(), 1);
+        assert!(!headers.contains_key("tracestate"));
+    }
+}
+
+#[test]
+fn forwarded_is_rebuilt_and_never_appended_to() {
+    let mut headers = map(&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=2.2.2.2")]);
+    set_forwarded(&mut headers, "192.0.2.7".parse().unwrap(), "gw.example:8443");
+    let values: Vec<_> = headers.get_all("forwarded").iter().collect();
+    assert_eq!(values, ["for=192.0.2.7;host=\"gw.example:8443\";proto=https"]);
+    set_forwarded(&mut headers, "::ffff:192.0.2.7".parse().unwrap(), "gw");
+    assert_eq!(headers["forwarded"], "for=192.0.2.7;host=\"gw\";proto=https");
+    set_forwarded(&mut headers, "2001:db8::1".parse().unwrap(), "gw");
+    assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";host=\"gw\";proto=https");
+}
+
+#[test]
+fn via_is_there_only_where_the_role_wants_it() {
+    let mut headers = map(&[("via", "1.1 other")]);
+    set_via(&mut headers, true, http::Version::HTTP_2);
+    let values: Vec<_> = headers.get_all("via").iter().collect();
+    assert_eq!(values, ["1.1 other", "2 opencmg"]);
+    set_via(&mut headers, false, http::Version::HTTP_2);
+    assert!(headers.is_empty());
+}
+
+#[test]
+fn certificate_fields_follow_the_roles_setting_and_stay_out_of_compression() {
+    let chain = vec![Bytes::from_static(b"leaf"), Bytes::from_static(b"ca")];
+    let fields = ClientCertFields::new("CN=J\u{fc}rgen \"x\"".to_owned(), chain);
+    let set = |wanted| {
+        let mut headers = HeaderMap::new();
+        fields.set(&mut headers, wanted);
+        assert!(headers.values().all(HeaderValue::is_sensitive));
+        headers
+    };
+    assert!(set(CertificateFields::None).is_empty());
+    let subject = set(CertificateFields::Subject);
+    assert_eq!(subject["client-cert-subject"], "%\"CN=J%c3%bcrgen %22x%22\"");
+    assert_eq!(subject.len(), 1);
+    let leaf = set(CertificateFields::Leaf);
+    assert_eq!(leaf["client-cert"], ":bGVhZg==:");
+    assert_eq!(leaf.len(), 1);
+    let chain = set(CertificateFields::Chain);
+    assert_eq!(chain["client-cert"], ":bGVhZg==:");
+    assert_eq!(chain["client-cert-chain"], ":Y2E=:");
+}

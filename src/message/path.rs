@@ -1,0 +1,307 @@
+//! The path rule: what may be forwarded byte for byte, and how a prefix matches.
+//!
+//! Servers behind us unescape, collapse and resolve paths in their own ways (http.sys does all three). A path
+//! passes only if none of that can lead it out of the endpoint that it was matched to; what passes is never
+//! rewritten. Both roles apply the same rule.
+
+use std::fmt;
+
+use crate::role::RoleId;
+
+/// The longest path and query taken, in bytes; http.sys refuses a longer request line.
+pub const MAX_LENGTH: usize = 16 * 1024;
+
+/// The prefix of requests that are authenticated by a client certificate.
+pub const MUTUAL_AUTH: &str = "CCM_Proxy_MutualAuth";
+
+/// The prefix of requests that are authenticated by their endpoint's scheme.
+pub const SERVER_AUTH: &str = "CCM_Proxy_ServerAuth";
+
+const ROUNDS: usize = 3;
+
+/// What is wrong with a path: a fixed text for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPath(pub &'static str);
+
+impl fmt::Display for BadPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for BadPath {}
+
+/// An external path taken apart: `/CCM_Proxy_MutualAuth/<role id>` and what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct External<'p> {
+    /// The prefix and the role id as the client wrote them, with the leading slash and without a trailing one.
+    pub base: &'p str,
+    /// Whether the prefix is [`MUTUAL_AUTH`] rather than [`SERVER_AUTH`].
+    pub mutual: bool,
+    /// The role.
+    pub role: RoleId,
+    /// The rest with its query: empty, or beginning with `/` or `?`.
+    pub rest: &'p str,
+}
+
+/// Judges a path with its query (origin-form, RFC 9112 §3.2.1).
+///
+/// # Errors
+/// The path does not begin with `/`, is too long, holds a byte that is not visible ASCII, `#`, `\`, or, after
+/// percent-decoding up to three times, a `.` or `..` segment, an encoded `/` or `\`, a control byte, an overlong
+/// encoding, an encoding that another round would still change, or has an empty first segment.
+pub fn check(path_and_query: &str) -> Result<(), BadPath> {
+    if path_and_query.len() > MAX_LENGTH {
+        return Err(BadPath("the path and query are too long"));
+    }
+    if !path_and_query.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(BadPath("a byte is not visible ASCII"));
+    }
+    if path_and_query.contains('#') {
+        return Err(BadPath("a fragment is not part of a request"));
+    }
+    let path = without_query(path_and_query);
+    if path.contains('\\') {
+        return Err(BadPath("a backslash"));
+    }
+    let segments = path
+        .strip_prefix('/')
+        .ok_or(BadPath("the path does not begin with a slash"))?;
+    if segments.starts_with('/') {
+        return Err(BadPath("the first segment is empty"));
+    }
+    segments.split('/').try_for_each(check_segment)
+}
+
+/// Takes a prefix of whole segments off a path, comparing ASCII letters without regard to case.
+///
+/// `prefix` has neither a leading nor a trailing slash. What is returned is empty or begins with `/` or `?`.
+pub fn strip_prefix<'p>(path: &'p str, prefix: &str) -> Option<&'p str> {
+    let path = path.strip_prefix('/')?;
+    let (head, rest) = path.split_at_checked(prefix.len())?;
+    let whole = matches!(rest.as_bytes().first(), None | Some(b'/' | b'?'));
+    (whole && !prefix.is_empty() && head.eq_ignore_ascii_case(prefix)).then_some(rest)
+}
+
+/// Takes an external path apart; `None` if it has neither prefix or no role id.
+pub fn external(path: &str) -> Option<External<'_>> {
+    let (rest, mutual) = match strip_prefix(path, MUTUAL_AUTH) {
+        Some(rest) => (rest, true),
+        None => (strip_prefix(path, SERVER_AUTH)?, false),
+    };
+    let segment = rest.strip_prefix('/')?;
+    let end = segment.find(['/', '?']).unwrap_or(segment.len());
+    let (id, rest) = segment.split_at(end);
+    let base = &path[..path.len() - rest.len()];
+    let role = RoleId::parse(id)?;
+    Some(External {
+        base,
+        mutual,
+        role,
+        rest,
+    })
+}
+
+/// The part before the query.
+pub fn without_query(path_and_query: &str) -> &str {
+    path_and_query
+        .split_once('?')
+        .map_or(path_and_query, |(path, _)| path)
+}
+
+fn check_segment(segment: &str) -> Result<(), BadPath> {
+    if !segment.contains('%') {
+        return check_decoded(segment.as_bytes());
+    }
+    let mut current = segment.as_bytes().to_vec();
+    for _ in 0..ROUNDS {
+        if has_percent_u(&current) {
+            return Err(BadPath("a %u encoding"));
+        }
+        let decoded: Vec<u8> = percent_encoding::percent_decode(&current).collect();
+        check_decoded(&decoded)?;
+        if decoded == current {
+            return Ok(());
+        }
+        current = decoded;
+    }
+    let settled = percent_encoding::percent_decode(&current).eq(current.iter().copied());
+    match settled && !has_percent_u(&current) {
+        true => Ok(()),
+        false => Err(BadPath("encoded more than three times")),
+    }
+}
+
+fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
+    // Some servers take what follows a semicolon for a parameter of the segment and drop it.
+    let name = segment.split(|byte| *byte == b';').next().unwrap_or(segment);
+    if matches!(name, b"." | b"..") {
+        return Err(BadPath("a dot segment"));
+    }
+    if segment.iter().any(|byte| matches!(byte, b'/' | b'\\')) {
+        return Err(BadPath("an encoded separator"));
+    }
+    if segment.iter().any(u8::is_ascii_control) {
+        return Err(BadPath("a control byte"));
+    }
+    if segment.windows(2).any(is_overlong) {
+        return Err(BadPath("an overlong encoding"));
+    }
+    Ok(())
+}
+
+/// `%uXXXX`, which http.sys decodes and RFC 3986 does not know.
+fn has_percent_u(segment: &[u8]) -> bool {
+    segment.windows(6).any(|window| {
+        window[0] == b'%'
+            && window[1].eq_ignore_ascii_case(&b'u')
+            && window[2..].iter().all(u8::is_ascii_hexdigit)
+    })
+}
+
+/// The first two bytes of a UTF-8 sequence that is longer than its character needs (RFC 3629 §3): lenient
+/// decoders turn such a sequence into a separator or a dot.
+fn is_overlong(pair: &[u8]) -> bool {
+    matches!(
+        pair,
+        [0xC0 | 0xC1, 0x80..=0xBF] | [0xE0, 0x80..=0x9F] | [0xF0, 0x80..=0x8F]
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_paths_of_configmgr_pass() {
+        for path in [
+            "/CCM_Proxy_MutualAuth/72057594037927937/SMS_MP/.sms_aut?MPLIST2&CM1",
+            "/SMS_MP/.sms_pol?{0E38FF7D-9B31-4B5C-A0E2-3C0E6C9A1A11}.SHA256:AB12",
+            "/Content/8A/0102030405.cab",
+            "/SMS_MP/.sms_aut?a=..%2f..%5c\\",
+            "/CCM_Incoming/%7BA1%7D/100%25",
+            "/a/%C3%A4/b//c",
+            "/a/...",
+            "/",
+        ] {
+            assert_eq!(check(path), Ok(()), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_behind_could_lead_elsewhere_is_refused() {
+        for path in [
+            "",
+            "*",
+            "a",
+            "http://h/",
+            "//a",
+            "/a/../b",
+            "/a/.",
+            "/a/./b",
+            "/a/%2e%2E/b",
+            "/a/%252e%252e/b",
+            "/a/%25252e./b",
+            "/a/%2525252e%2525252e/b",
+            "/a/..;x=1/b",
+            "/a/..%3bx/b",
+            "/a/..%5cb",
+            "/a\\b",
+            "/a/%2fb",
+            "/a/%252Fb",
+            "/a/%00",
+            "/a/%0d%0a",
+            "/a/%7f",
+            "/a/%u002e%u002e/b",
+            "/a/%25u002e/b",
+            "/a/%c0%ae%c0%ae/b",
+            "/a/%e0%80%af",
+            "/a#b",
+            "/a?b#c",
+            "/a b",
+            "/\u{e4}",
+        ] {
+            assert!(check(path).is_err(), "{path}");
+        }
+        assert!(check(&format!("/{}", "a".repeat(MAX_LENGTH))).is_err());
+    }
+
+    #[test]
+    fn a_prefix_matches_whole_segments_without_regard_to_case() {
+        assert_eq!(strip_prefix("/ccm_SYSTEM/request", "CCM_System"), Some("/request"));
+        assert_eq!(strip_prefix("/CCM_System?x", "CCM_System"), Some("?x"));
+        assert_eq!(strip_prefix("/CCM_System", "CCM_System"), Some(""));
+        assert_eq!(strip_prefix("/a/B/c", "A/b"), Some("/c"));
+        assert_eq!(strip_prefix("/CCM_System_TokenAuth", "CCM_System"), None);
+        assert_eq!(strip_prefix("/CCM_Syste", "CCM_System"), None);
+        assert_eq!(strip_prefix("CCM_System", "CCM_System"), None);
+        assert_eq!(strip_prefix("/x", ""), None);
+        assert_eq!(strip_prefix("/\u{e4}\u{e4}", "abc"), None);
+    }
+
+    #[test]
+    fn an_external_path_is_taken_apart_into_base_role_and_rest() {
+        let found = external("/ccm_proxy_mutualauth/72057594037927937/SMS_MP/x?y").unwrap();
+        assert_eq!(found.base, "/ccm_proxy_mutualauth/72057594037927937");
+        assert_eq!(found.rest, "/SMS_MP/x?y");
+        assert!(found.mutual);
+        assert_eq!(found.role, RoleId::new(72_057_594_037_927_937));
+        let found = external("/CCM_Proxy_ServerAuth/5").unwrap();
+        assert_eq!((found.rest, found.mutual), ("", false));
+        for path in ["/CCM_Proxy_ServerAuth", "/CCM_Proxy_ServerAuth/", "/CCM_Proxy_ServerAuth/05/x", "/x/5/y"] {
+            assert_eq!(external(path), None, "{path}");
+        }
+    }
+
+    /// The most that a server may do to a path: decode until nothing changes, turn backslashes, drop empty
+    /// segments and parameters, resolve dots.
+    fn canonical(path: &str) -> Option<Vec<String>> {
+        let mut bytes = without_query(path).as_bytes().to_vec();
+        for _ in 0..8 {
+            bytes = percent_encoding::percent_decode(&bytes).collect();
+        }
+        let text = String::from_utf8_lossy(&bytes).replace('\\', "/");
+        let mut out: Vec<String> = Vec::new();
+        for segment in text.split('/') {
+            match segment.split(';').next().unwrap_or_default() {
+                "" | "." => {}
+                ".." => {
+                    out.pop()?;
+                }
+                segment => out.push(segment.to_ascii_lowercase()),
+            }
+        }
+        Some(out)
+    }
+
+    fn piece() -> impl Strategy<Value = String> {
+        prop_oneof![
+            4 => "[a-zA-Z0-9._;%{}]{0,6}",
+            1 => Just("/".to_owned()),
+            1 => Just("..".to_owned()),
+            1 => Just("%2e".to_owned()),
+            1 => Just("%252e".to_owned()),
+            1 => Just("%25".to_owned()),
+            1 => Just("2f".to_owned()),
+            1 => Just("%5C".to_owned()),
+            1 => Just("%00".to_owned()),
+            1 => "\\PC{0,3}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_lies_under_its_endpoint_in_canonical_form(pieces in prop::collection::vec(piece(), 0..12)) {
+            let path = format!("/CCM_System/{}", pieces.concat());
+            if check(&path).is_ok() {
+                let canonical = canonical(&path);
+                prop_assert!(
+                    canonical.as_ref().is_some_and(|segments| segments.first().is_some_and(|s| s == "ccm_system")),
+                    "{path} became {canonical:?}"
+                );
+            }
+        }
+    }
+}
