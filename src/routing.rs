@@ -144,7 +144,11 @@ impl Routes {
     }
 
     fn publish_at(&mut self, host: &str, published: &[Arc<Published>], faults: &mut Vec<String>) {
-        let at = match self.roots.iter().position(|(name, _)| name.eq_ignore_ascii_case(host)) {
+        let at = match self
+            .roots
+            .iter()
+            .position(|(name, _)| name.eq_ignore_ascii_case(host))
+        {
             Some(at) => at,
             None => {
                 self.roots.push((host.to_owned(), Vec::new()));
@@ -154,7 +158,10 @@ impl Routes {
         let there = &mut self.roots[at].1;
         for new in published {
             let name = &new.endpoint.name;
-            match there.iter().find(|old| old.endpoint.name.eq_ignore_ascii_case(name)) {
+            match there
+                .iter()
+                .find(|old| old.endpoint.name.eq_ignore_ascii_case(name))
+            {
                 Some(old) => faults.push(format!(
                     "role {}: {name} at https://{host}/ belongs to role {} already",
                     new.role, old.role
@@ -167,7 +174,9 @@ impl Routes {
 }
 
 fn publish(role: &RoleSettings, metrics: &Metrics) -> Vec<Arc<Published>> {
-    let rate = role.rate_per_address.map(|rate| Arc::new(AddressRate::new(rate)));
+    let rate = role
+        .rate_per_address
+        .map(|rate| Arc::new(AddressRate::new(rate)));
     let one = |endpoint: &Endpoint| {
         Arc::new(Published {
             role: role.id,
@@ -228,7 +237,9 @@ fn faults_of(role: &RoleSettings) -> Vec<String> {
     }
     if role.kind == Kind::Web && role.root_host.is_none() {
         let id = role.id;
-        faults.push(format!("role {id}: kind \"web\" needs a host to be published at"));
+        faults.push(format!(
+            "role {id}: kind \"web\" needs a host to be published at"
+        ));
     }
     faults
 }

@@ -173,7 +173,8 @@ where
                 return Poll::Pending;
             };
             ready!(patience.poll_exhausted(cx));
-            let error = BodyError::new(Reason::ClientTooSlow, "no progress within the time allowed");
+            let error =
+                BodyError::new(Reason::ClientTooSlow, "no progress within the time allowed");
             return Poll::Ready(Some(Err(this.fail(error))));
         };
         let frame = match frame {

@@ -134,7 +134,10 @@ fn check_segment(segment: &str) -> Result<(), BadPath> {
 
 fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
     // Some servers take what follows a semicolon for a parameter of the segment and drop it.
-    let name = segment.split(|byte| *byte == b';').next().unwrap_or(segment);
+    let name = segment
+        .split(|byte| *byte == b';')
+        .next()
+        .unwrap_or(segment);
     if matches!(name, b"." | b"..") {
         return Err(BadPath("a dot segment"));
     }
@@ -230,7 +233,10 @@ mod tests {
 
     #[test]
     fn a_prefix_matches_whole_segments_without_regard_to_case() {
-        assert_eq!(strip_prefix("/ccm_SYSTEM/request", "CCM_System"), Some("/request"));
+        assert_eq!(
+            strip_prefix("/ccm_SYSTEM/request", "CCM_System"),
+            Some("/request")
+        );
         assert_eq!(strip_prefix("/CCM_System?x", "CCM_System"), Some("?x"));
         assert_eq!(strip_prefix("/CCM_System", "CCM_System"), Some(""));
         assert_eq!(strip_prefix("/a/B/c", "A/b"), Some("/c"));
@@ -250,7 +256,12 @@ mod tests {
         assert_eq!(found.role, RoleId::new(72_057_594_037_927_937));
         let found = external("/CCM_Proxy_ServerAuth/5").unwrap();
         assert_eq!((found.rest, found.mutual), ("", false));
-        for path in ["/CCM_Proxy_ServerAuth", "/CCM_Proxy_ServerAuth/", "/CCM_Proxy_ServerAuth/05/x", "/x/5/y"] {
+        for path in [
+            "/CCM_Proxy_ServerAuth",
+            "/CCM_Proxy_ServerAuth/",
+            "/CCM_Proxy_ServerAuth/05/x",
+            "/x/5/y",
+        ] {
             assert_eq!(external(path), None, "{path}");
         }
     }

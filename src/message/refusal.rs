@@ -134,7 +134,10 @@ impl Refusal {
         };
         put(&headers::PHRASE, self.phrase(hop));
         put(&headers::REQUEST_ID, request_id.to_owned());
-        put(&headers::PROXY_STATUS, self.proxy_status(hop, authenticated));
+        put(
+            &headers::PROXY_STATUS,
+            self.proxy_status(hop, authenticated),
+        );
         if let Some(after) = self.retry_after {
             put(&header::RETRY_AFTER, seconds(after).to_string());
         }
@@ -150,7 +153,11 @@ impl Refusal {
         fixed(fields, header::CACHE_CONTROL, "no-store");
         if self.status() == StatusCode::UNAUTHORIZED {
             // RFC 9110 §15.5.2: a 401 names a challenge.
-            fixed(fields, header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"");
+            fixed(
+                fields,
+                header::WWW_AUTHENTICATE,
+                "Bearer error=\"invalid_token\"",
+            );
         }
         if self.close {
             fixed(fields, header::CONNECTION, "close");
@@ -165,8 +172,20 @@ impl Refusal {
             let detail: String = self
                 .detail
                 .chars()
-                .map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' })
-                .flat_map(|c| ['"', '\\'].contains(&c).then_some('\\').into_iter().chain([c]))
+                .map(|c| {
+                    if c == ' ' || c.is_ascii_graphic() {
+                        c
+                    } else {
+                        '?'
+                    }
+                })
+                .flat_map(|c| {
+                    ['"', '\\']
+                        .contains(&c)
+                        .then_some('\\')
+                        .into_iter()
+                        .chain([c])
+                })
                 .take(512)
                 .collect();
             // A cut between a backslash and what it escapes would leave the string open.
@@ -224,7 +243,9 @@ pub fn phrase_of_backend(status: StatusCode, reason_phrase: Option<&[u8]>) -> St
         let bytes = phrase.iter().filter(|byte| byte.is_ascii_graphic());
         bytes.take(MAX_PHRASE).copied().map(char::from).collect()
     };
-    let own = reason_phrase.map(visible).filter(|phrase| !phrase.is_empty());
+    let own = reason_phrase
+        .map(visible)
+        .filter(|phrase| !phrase.is_empty());
     let words = own.unwrap_or_else(|| match status.canonical_reason() {
         Some(phrase) => visible(phrase.as_bytes()),
         None => status.as_str().to_owned(),

@@ -69,7 +69,11 @@ fn a_request_is_resolved_by_prefix_role_and_endpoint_without_regard_to_case() {
 
 #[test]
 fn what_is_not_published_is_not_found() {
-    let routes = build(vec![role(MP, Kind::ManagementPoint), web(5, "w.example", "a/b")]).unwrap();
+    let routes = build(vec![
+        role(MP, Kind::ManagementPoint),
+        web(5, "w.example", "a/b"),
+    ])
+    .unwrap();
     for path in [
         "/".to_owned(),
         format!("/CCM_Proxy_MutualAuth/{MP}"),
@@ -98,7 +102,10 @@ fn the_service_metadata_is_found_under_both_prefixes() {
         "/ccm_proxy_serverauth/servicemetadata?x=1",
         "/CCM_Proxy_ServerAuth/ServiceMetadata/",
     ] {
-        assert!(matches!(routes.resolve("gw.example", path), Some(Route::Metadata)), "{path}");
+        assert!(
+            matches!(routes.resolve("gw.example", path), Some(Route::Metadata)),
+            "{path}"
+        );
     }
 }
 

@@ -104,7 +104,11 @@ fn a_connection_field_cannot_nominate_what_the_message_depends_on() {
 
 #[test]
 fn te_keeps_trailers_only_and_cookie_crumbs_are_joined() {
-    let headers = stripped(&[("te", "gzip, Trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
+    let headers = stripped(&[
+        ("te", "gzip, Trailers"),
+        ("cookie", "a=1"),
+        ("cookie", "b=2"),
+    ]);
     assert_eq!(headers["te"], "trailers");
     assert_eq!(headers.get_all("cookie").iter().count(), 1);
     assert_eq!(headers["cookie"], "a=1; b=2");
@@ -146,7 +150,10 @@ fn a_valid_traceparent_is_continued_under_a_new_parent() {
         let value = headers["traceparent"].to_str().unwrap();
         assert_eq!(value.len(), 55);
         assert!(value.starts_with(&format!("00-{trace}-")), "{value}");
-        assert!(value.ends_with("-01") && !value.contains("b7ad6b7169203331"), "{value}");
+        assert!(
+            value.ends_with("-01") && !value.contains("b7ad6b7169203331"),
+            "{value}"
+        );
         assert_eq!(headers["tracestate"], "v=1");
     }
 }
@@ -171,7 +178,10 @@ fn a_missing_or_invalid_traceparent_begins_a_new_trace() {
         }
         set_traceparent(&mut headers, &id);
         let value = headers["traceparent"].to_str().unwrap();
-        assert!(value.starts_with(&format!("00-{}-", id.as_str())), "{sent:?} {value}");
+        assert!(
+            value.starts_with(&format!("00-{}-", id.as_str())),
+            "{sent:?} {value}"
+        );
         assert_eq!(headers.get_all("traceparent").iter().count(), 1);
         assert!(!headers.contains_key("tracestate"));
     }
@@ -180,13 +190,26 @@ fn a_missing_or_invalid_traceparent_begins_a_new_trace() {
 #[test]
 fn forwarded_is_rebuilt_and_never_appended_to() {
     let mut headers = map(&[("forwarded", "for=1.1.1.1"), ("forwarded", "for=2.2.2.2")]);
-    set_forwarded(&mut headers, "192.0.2.7".parse().unwrap(), "gw.example:8443");
+    set_forwarded(
+        &mut headers,
+        "192.0.2.7".parse().unwrap(),
+        "gw.example:8443",
+    );
     let values: Vec<_> = headers.get_all("forwarded").iter().collect();
-    assert_eq!(values, ["for=192.0.2.7;host=\"gw.example:8443\";proto=https"]);
+    assert_eq!(
+        values,
+        ["for=192.0.2.7;host=\"gw.example:8443\";proto=https"]
+    );
     set_forwarded(&mut headers, "::ffff:192.0.2.7".parse().unwrap(), "gw");
-    assert_eq!(headers["forwarded"], "for=192.0.2.7;host=\"gw\";proto=https");
+    assert_eq!(
+        headers["forwarded"],
+        "for=192.0.2.7;host=\"gw\";proto=https"
+    );
     set_forwarded(&mut headers, "2001:db8::1".parse().unwrap(), "gw");
-    assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";host=\"gw\";proto=https");
+    assert_eq!(
+        headers["forwarded"],
+        "for=\"[2001:db8::1]\";host=\"gw\";proto=https"
+    );
 }
 
 #[test]
@@ -211,7 +234,10 @@ fn certificate_fields_follow_the_roles_setting_and_stay_out_of_compression() {
     };
     assert!(set(CertificateFields::None).is_empty());
     let subject = set(CertificateFields::Subject);
-    assert_eq!(subject["client-cert-subject"], "%\"CN=J%c3%bcrgen %22x%22\"");
+    assert_eq!(
+        subject["client-cert-subject"],
+        "%\"CN=J%c3%bcrgen %22x%22\""
+    );
     assert_eq!(subject.len(), 1);
     let leaf = set(CertificateFields::Leaf);
     assert_eq!(leaf["client-cert"], ":bGVhZg==:");

@@ -6,15 +6,15 @@ use crate::reason::Reason;
 
 /// What a reason is to a client.
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     /// The status, unless the refusal brings its own.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// What the phrase says after the name of the hop.
-    pub words: &'static str,
+    pub(super) words: &'static str,
     /// The registered `Proxy-Status` error (RFC 9209 §2.3).
-    pub error: &'static str,
+    pub(super) error: &'static str,
     /// Whether the connection is closed: it cannot be used further, or a new one may find a better place.
-    pub close: bool,
+    pub(super) close: bool,
 }
 
 /// The answer of a reason.
@@ -22,7 +22,7 @@ pub struct Answer {
 /// Reasons that no client can be told (a failed handshake, a tunnel's refusal) have an answer as well: it is what
 /// the access log says.
 #[rustfmt::skip]
-pub fn answer(reason: Reason) -> Answer {
+pub(super) fn answer(reason: Reason) -> Answer {
     use Reason as R;
     let (status, words, error, close) = match reason {
         R::BadRequest => (400, "BadRequest", "http_request_error", true),
@@ -95,7 +95,10 @@ mod tests {
             let answer = answer(*reason);
             assert!((400..600).contains(&answer.status.as_u16()), "{reason}");
             assert!(
-                answer.words.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                answer
+                    .words
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'_'),
                 "{reason}"
             );
         }
