@@ -1,1 +1,45 @@
-//! Placeholder of the identity module.
+//! Who a peer is, by its verified certificate, and for how long that holds.
+//!
+//! [`Trust`] verifies chains against one immutable generation of anchors and keeps an index of live connections, so
+//! that a new generation, or a chain that ends, closes those that no longer verify. Nothing above this module sees a
+//! type of X.509. Rank 4.
+
+mod trust;
+
+pub use trust::{Live, Trust};
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::pki::CertificateFault;
+
+/// A verified peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The first DNS name in lower case, else the common name, else the subject.
+    pub name: String,
+    /// The subject, RFC 4514 text.
+    pub subject: String,
+    /// The issuer, RFC 4514 text.
+    pub issuer: String,
+    /// The serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// The SHA-256 fingerprint of the leaf, lower-case hexadecimal.
+    pub fingerprint: String,
+    /// The leaf as DER.
+    pub leaf: Bytes,
+    /// The validated path as DER: the leaf and its issuers, up to the one below the anchor.
+    pub chain: Vec<Bytes>,
+}
+
+/// What a connection's client certificate is worth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// None was presented.
+    Missing,
+    /// It was verified.
+    Verified(Arc<Identity>),
+    /// It was presented and does not verify: it counts as none, and the fault says why.
+    Refused(CertificateFault),
+}

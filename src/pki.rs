@@ -1,1 +1,25 @@
-//! Placeholder of the pki module.
+//! Certificates, keys and paths: X.509 is understood here and nowhere else.
+//!
+//! Reads certificates and key pairs from PEM, DER and PFX, checks a server certificate before it is served,
+//! builds the paths that clients and connection points are verified by ([`Anchors`]), and makes certificates
+//! ([`issue`]). Takes bytes and `now`, never files and clocks. Rank 3.
+
+mod certificate;
+mod check;
+mod error;
+mod fault;
+pub mod issue;
+mod key_pair;
+mod link;
+mod name;
+mod path;
+mod pfx;
+
+pub use certificate::{Certificate, KeyKind, read_certificates};
+pub use check::check_server_certificate;
+pub use error::PkiError;
+pub use fault::CertificateFault;
+pub use key_pair::{KeyPair, load_pem};
+pub use path::{Anchors, Hints, Limits, Path, Usage};
+pub use pfx::load_pfx;
+pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};

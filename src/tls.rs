@@ -1,1 +1,17 @@
-//! Placeholder of the tls module.
+//! TLS on the client leg and the tunnels: the only module that builds rustls configurations.
+//!
+//! A [`ServerTls`] reads the ClientHello, chooses the name's configuration by SNI and ALPN and finishes the handshake.
+//! Possession of the client's key is proven by the handshake; whether its chain is trusted is judged by `identity`,
+//! through closures. Rank 4.
+
+mod accept;
+mod client;
+mod server;
+mod settings;
+
+pub use accept::{AcceptError, Accepted, Port, Purpose};
+pub use client::{TUNNEL_ALPN, TUNNEL_LABEL, TunnelClientSettings, Way, tunnel_client};
+pub use server::{ServerTls, VerifyFn};
+pub use settings::{
+    ClientCertificates, NameSettings, OnBadClientCertificate, ServerSettings, Version,
+};

@@ -1,0 +1,199 @@
+//! The facts of one certificate, and reading certificates from files.
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use sha2::{Digest, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+
+use super::PkiError;
+use super::name::{hex, print_name, unix_time, value_text};
+
+/// The kind of a public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// RSA, with its length in bits.
+    Rsa(usize),
+    /// ECDSA, with the length of its field in bits.
+    Ecdsa(usize),
+    /// Anything else, Ed25519 among it.
+    Other,
+}
+
+/// The parsed facts of one certificate. Nothing of it is verified.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The subject, as text of RFC 4514; empty if the certificate has none.
+    pub subject: String,
+    /// The issuer, as text of RFC 4514.
+    pub issuer: String,
+    /// The subject as DER, as CA name hints need it.
+    pub subject_der: Vec<u8>,
+    /// The issuer as DER.
+    pub issuer_der: Vec<u8>,
+    /// The serial number, lower-case hexadecimal.
+    pub serial: String,
+    /// The DNS names of the subjectAltName extension, in its order, as written there.
+    pub dns_names: Vec<String>,
+    /// The last common name of the subject.
+    pub common_name: Option<String>,
+    /// The first instant at which it is valid.
+    pub not_before: UnixTime,
+    /// The last instant at which it is valid.
+    pub not_after: UnixTime,
+    /// Whether its basic constraints say that it is a CA.
+    pub is_ca: bool,
+    /// How many CA certificates may stand between it and a leaf.
+    pub path_length: Option<u32>,
+    /// Whether it may be used for client authentication: its extended key usage says so or is absent.
+    pub client_auth: bool,
+    /// Whether it may be used for server authentication: its extended key usage says so or is absent.
+    pub server_auth: bool,
+    /// Whether it may sign certificates: its key usage says so or is absent.
+    pub signs_certificates: bool,
+    /// The kind of its public key.
+    pub key: KeyKind,
+    /// Its public key, as DER of SubjectPublicKeyInfo.
+    pub public_key: Vec<u8>,
+    /// The key identifier of its subject, if it has the extension.
+    pub key_id: Option<Vec<u8>>,
+    /// The key identifier of its issuer, if it has the extension.
+    pub issuer_key_id: Option<Vec<u8>>,
+    /// The SHA-256 fingerprint, lower-case hexadecimal.
+    pub fingerprint: String,
+}
+
+impl Certificate {
+    /// Parses one DER certificate.
+    ///
+    /// # Errors
+    /// [`PkiError::Malformed`] if it is not one certificate of X.509, or bytes follow it.
+    pub fn parse(der: &CertificateDer<'_>) -> Result<Self, PkiError> {
+        let parsed = parse_x509(der)?;
+        let (is_ca, path_length) = match parsed.basic_constraints() {
+            Ok(Some(constraints)) => (constraints.value.ca, constraints.value.path_len_constraint),
+            Ok(None) | Err(_) => (false, None),
+        };
+        let usages = parsed.extended_key_usage().ok().flatten();
+        let usages = usages.map(|extension| extension.value);
+        let key_usage = parsed.key_usage().ok().flatten();
+        let ids = key_ids(&parsed);
+        Ok(Self {
+            subject: print_name(parsed.subject()),
+            issuer: print_name(parsed.issuer()),
+            subject_der: parsed.subject().as_raw().to_vec(),
+            issuer_der: parsed.issuer().as_raw().to_vec(),
+            serial: hex(parsed.raw_serial()),
+            dns_names: dns_names(&parsed),
+            common_name: parsed
+                .subject()
+                .iter_common_name()
+                .last()
+                .and_then(value_text),
+            not_before: unix_time(parsed.validity().not_before.timestamp()),
+            not_after: unix_time(parsed.validity().not_after.timestamp()),
+            is_ca,
+            path_length,
+            client_auth: usages.is_none_or(|usages| usages.client_auth),
+            server_auth: usages.is_none_or(|usages| usages.server_auth),
+            signs_certificates: key_usage.is_none_or(|usage| usage.value.key_cert_sign()),
+            key: key_kind(&parsed),
+            public_key: parsed.public_key().raw.to_vec(),
+            key_id: ids.0,
+            issuer_key_id: ids.1,
+            fingerprint: hex(&Sha256::digest(der)),
+        })
+    }
+
+    /// Whether subject and issuer are one: a root, or a certificate signed by its own key.
+    pub fn is_self_issued(&self) -> bool {
+        self.subject_der == self.issuer_der
+    }
+
+    /// What to call it in a message: the subject, else its DNS names, else its fingerprint.
+    pub fn title(&self) -> String {
+        if !self.subject.is_empty() {
+            return format!("\"{}\"", self.subject);
+        }
+        match self.dns_names.first() {
+            Some(name) => format!("\"{name}\""),
+            None => format!("of fingerprint {}", self.fingerprint),
+        }
+    }
+}
+
+pub(super) fn parse_x509<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PkiError> {
+    let (rest, parsed) = X509Certificate::from_der(der)
+        .map_err(|error| PkiError::malformed("a certificate", error))?;
+    if rest.is_empty() {
+        Ok(parsed)
+    } else {
+        let detail = format!("{} bytes follow it", rest.len());
+        Err(PkiError::malformed("a certificate", detail))
+    }
+}
+
+fn dns_names(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(names)) = parsed.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    #[allow(
+        clippy::wildcard_enum_match_arm,
+        reason = "a foreign enum of name types; one of them is a DNS name"
+    )]
+    let dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    };
+    names.filter_map(dns).collect()
+}
+
+fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let mut ids = (None, None);
+    for extension in parsed.extensions() {
+        let parsed = extension.parsed_extension();
+        if let ParsedExtension::SubjectKeyIdentifier(id) = parsed {
+            ids.0 = Some(id.0.to_vec());
+        } else if let ParsedExtension::AuthorityKeyIdentifier(id) = parsed {
+            ids.1 = id.key_identifier.as_ref().map(|id| id.0.to_vec());
+        }
+    }
+    ids
+}
+
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a foreign enum of key kinds; the rest is Other"
+)]
+fn key_kind(parsed: &X509Certificate<'_>) -> KeyKind {
+    match parsed.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) => KeyKind::Rsa(key.key_size()),
+        Ok(PublicKey::EC(key)) => KeyKind::Ecdsa(key.key_size()),
+        _ => KeyKind::Other,
+    }
+}
+
+/// Reads the certificates of a file: PEM with any number of them (other sections are passed over), or DER with one.
+///
+/// # Errors
+/// [`PkiError::NoCertificate`] if there is none, [`PkiError::Malformed`] if one cannot be parsed.
+pub fn read_certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    const DER_SEQUENCE: u8 = 0x30;
+    let certificates = if bytes.first() == Some(&DER_SEQUENCE) {
+        vec![CertificateDer::from(bytes.to_vec())]
+    } else {
+        CertificateDer::pem_slice_iter(bytes)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| PkiError::malformed("the PEM file", error))?
+    };
+    if certificates.is_empty() {
+        return Err(PkiError::NoCertificate);
+    }
+    for certificate in &certificates {
+        parse_x509(certificate)?;
+    }
+    Ok(certificates)
+}
