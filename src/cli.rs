@@ -1,1 +1,3 @@
-//! Placeholder of the cli module.
+//! The commands: what `opencmg` does when it is started.
+
+pub mod builtin;
