@@ -6,3 +6,5 @@
 
 mod backend;
 mod client;
+mod load;
+mod relay;
