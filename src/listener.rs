@@ -1,1 +1,5 @@
-//! Placeholder of the listener module.
+//! The accept loop: from a listening socket to a finished handshake, within limits and one deadline.
+
+mod settings;
+
+pub use self::settings::{Network, Settings};

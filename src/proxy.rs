@@ -1,1 +1,5 @@
-//! Placeholder of the proxy module.
+//! The gateway's request path.
+
+mod settings;
+
+pub use self::settings::Settings;

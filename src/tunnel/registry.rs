@@ -89,7 +89,12 @@ pub struct Registry {}
 
 impl Registry {
     /// Makes an empty table that refuses every connection point until [`Registry::apply`].
-    pub fn new(_settings: RegistrySettings, _hello: Hello, _metrics: Metrics, _random: Random) -> Self {
+    pub fn new(
+        _settings: RegistrySettings,
+        _hello: Hello,
+        _metrics: Metrics,
+        _random: Random,
+    ) -> Self {
         unimplemented!()
     }
 
@@ -124,7 +129,11 @@ impl Registry {
     ///
     /// # Errors
     /// The reason why there is no answer.
-    pub async fn send<B>(&self, _need: Need, _request: Request<B>) -> Result<Response<Body>, Failure>
+    pub async fn send<B>(
+        &self,
+        _need: Need,
+        _request: Request<B>,
+    ) -> Result<Response<Body>, Failure>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError>,

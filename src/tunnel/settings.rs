@@ -25,11 +25,11 @@ pub struct Wire {
 impl Default for Wire {
     fn default() -> Self {
         Self {
-            silence: 5 * SECOND,        // a dead path is found in 10 s, well within a client's patience
-            answer: 5 * SECOND,         // a round trip never takes so long
-            stream_window: 256 << 10,   // 20 Mbit/s per stream at 100 ms
-            streams: 16_384,            // every client holds a long poll open
-            header_list: 64 << 10,      // the client leg takes 16 KiB, certificate fields come on top
+            silence: 5 * SECOND, // a dead path is found in 10 s, well within a client's patience
+            answer: 5 * SECOND,  // a round trip never takes so long
+            stream_window: 256 << 10, // 20 Mbit/s per stream at 100 ms
+            streams: 16_384,     // every client holds a long poll open
+            header_list: 64 << 10, // the client leg takes 16 KiB, certificate fields come on top
         }
     }
 }
@@ -96,7 +96,11 @@ impl RegistrySettings {
                 default.buffered_bytes,
                 (1 << 20)..=(1 << 40),
             ),
-            slow_start: reader.duration("slow-start", default.slow_start, Duration::ZERO..=600 * SECOND),
+            slow_start: reader.duration(
+                "slow-start",
+                default.slow_start,
+                Duration::ZERO..=600 * SECOND,
+            ),
             ..default
         }
     }
@@ -137,15 +141,15 @@ impl Default for SupervisorSettings {
             gateway: String::new(),
             addresses: Vec::new(),
             wire: Wire::default(),
-            tunnels: 2,                                // one HTTP/2 connection is one mutex; two survive the loss of one
-            dials_per_second: 4,                       // a herd of connection points stays harmless
-            dial_timeout: 10 * SECOND,                 // TCP, proxy and TLS over a slow line
+            tunnels: 2, // one HTTP/2 connection is one mutex; two survive the loss of one
+            dials_per_second: 4, // a herd of connection points stays harmless
+            dial_timeout: 10 * SECOND, // TCP, proxy and TLS over a slow line
             reconnect_min: Duration::from_millis(200), // a cut is mended before a client notices
-            reconnect_max: 30 * SECOND,                // an instance that comes back is found within half a minute
-            refused_pause: 300 * SECOND,               // only an administrator can mend it
-            stable_after: 60 * SECOND,                 // longer than any start that then fails
-            max_age: 24 * HOUR,                        // keys and middleboxes are renewed daily
-            buffered_bytes: 256 << 20,                 // the composition passes a quarter of the RAM
+            reconnect_max: 30 * SECOND, // an instance that comes back is found within half a minute
+            refused_pause: 300 * SECOND, // only an administrator can mend it
+            stable_after: 60 * SECOND, // longer than any start that then fails
+            max_age: 24 * HOUR, // keys and middleboxes are renewed daily
+            buffered_bytes: 256 << 20, // the composition passes a quarter of the RAM
         }
     }
 }
@@ -158,8 +162,16 @@ impl SupervisorSettings {
             wire: Wire::read(reader),
             tunnels: usize::try_from(reader.integer("tunnels", default.tunnels as u64, 1..=16))
                 .unwrap_or(default.tunnels),
-            dial_timeout: reader.duration("dial-timeout", default.dial_timeout, SECOND..=60 * SECOND),
-            reconnect_max: reader.duration("reconnect-max", default.reconnect_max, SECOND..=600 * SECOND),
+            dial_timeout: reader.duration(
+                "dial-timeout",
+                default.dial_timeout,
+                SECOND..=60 * SECOND,
+            ),
+            reconnect_max: reader.duration(
+                "reconnect-max",
+                default.reconnect_max,
+                SECOND..=600 * SECOND,
+            ),
             max_age: reader.duration("max-age", default.max_age, 60 * SECOND..=24 * 30 * HOUR),
             buffered_bytes: reader.size(
                 "buffered-bytes",

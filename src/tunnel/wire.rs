@@ -209,7 +209,10 @@ mod tests {
             r#"{"draining":true}"#
         );
         let hello = r#"{"service":"s","instance":{"index":3,"run":"r"},"later":true}"#;
-        assert_eq!(serde_json::from_str::<Hello>(hello).unwrap().instance.index, 3);
+        assert_eq!(
+            serde_json::from_str::<Hello>(hello).unwrap().instance.index,
+            3
+        );
     }
 
     #[test]

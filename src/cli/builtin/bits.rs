@@ -134,7 +134,10 @@ impl Sessions {
         }
         // A fragment that is sent again after a lost answer overlaps what is here already.
         let known = upload.received - first;
-        if let Some(fresh) = usize::try_from(known).ok().and_then(|skip| body.get(skip..)) {
+        if let Some(fresh) = usize::try_from(known)
+            .ok()
+            .and_then(|skip| body.get(skip..))
+        {
             upload.digest.update(fresh);
             upload.received += fresh.len() as u64;
         }
@@ -297,13 +300,7 @@ mod tests {
         assert_eq!(send(&sessions, &id, "bytes 1-2/5", b"bc").0, 416);
         assert_eq!(send(&sessions, &id, "bytes 0-2/5", b"ab").0, 416);
         assert_eq!(send(&sessions, &id, "bytes 0-5/5", b"abcdef").0, 416);
-        assert_eq!(
-            send(&sessions, &id, "bytes zero", b"ab"),
-            (400, "0".into())
-        );
-        assert_eq!(
-            send(&sessions, "{other}", "bytes 0-1/5", b"ab").0,
-            500
-        );
+        assert_eq!(send(&sessions, &id, "bytes zero", b"ab"), (400, "0".into()));
+        assert_eq!(send(&sessions, "{other}", "bytes 0-1/5", b"ab").0, 500);
     }
 }

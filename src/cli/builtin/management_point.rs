@@ -99,7 +99,11 @@ impl ManagementPoint {
             .split('&')
             .find_map(|pair| units::parse_duration(pair.strip_prefix("hold=")?));
         tokio::time::sleep(asked.unwrap_or(self.hold).min(MOST_HOLD)).await;
-        answer(StatusCode::OK, "text/xml", "<BgbResponse Type=\"NoTask\"/>\r\n")
+        answer(
+            StatusCode::OK,
+            "text/xml",
+            "<BgbResponse Type=\"NoTask\"/>\r\n",
+        )
     }
 }
 

@@ -1,0 +1,113 @@
+//! What a gateway is built from: the settings of its process, and the definition that may change while it runs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::listener;
+use crate::pki::{self, CertificateDer};
+use crate::proxy;
+use crate::routing::RoleSettings;
+use crate::settings::Reader;
+use crate::tls;
+use crate::tunnel::RegistrySettings;
+
+/// The settings of one gateway process, from gateway.toml. None of them changes while it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The index of this instance within the service, 0 to 15.
+    pub index: u16,
+    /// Where clients come in, and tunnels by ALPN or server name.
+    pub listen: Vec<SocketAddr>,
+    /// Where tunnels alone come in, with any ALPN or none.
+    pub tunnel_listen: Vec<SocketAddr>,
+    /// Where `/healthz` and `/readyz` are answered over plain HTTP.
+    pub health: Option<SocketAddr>,
+    /// Where metrics and status are answered over plain HTTP; a loopback address.
+    pub admin: Option<SocketAddr>,
+    /// Accepting connections.
+    pub listener: listener::Settings,
+    /// Serving requests.
+    pub proxy: proxy::Settings,
+    /// Tunnels.
+    pub tunnel: RegistrySettings,
+    /// How long a drain waits for what is under way.
+    pub drain_deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            listen: vec![SocketAddr::from(([0_u16; 8], 443))],
+            tunnel_listen: Vec::new(),
+            health: Some(SocketAddr::from(([0_u16; 8], 8080))),
+            admin: Some(SocketAddr::from(([127, 0, 0, 1], 9440))),
+            listener: listener::Settings::default(),
+            proxy: proxy::Settings::default(),
+            tunnel: RegistrySettings::default(),
+            drain_deadline: Duration::from_secs(60), // service managers kill after 90 s
+        }
+    }
+}
+
+impl Settings {
+    /// Reads gateway.toml: the given `[gateway]` table, and `[listener]`, `[proxy]` and `[tunnel]` of its root.
+    ///
+    /// The caller reads what else `[gateway]` holds (the store).
+    pub fn read(root: &Reader<'_>, gateway: &Reader<'_>) -> Self {
+        let default = Self::default();
+        let addresses = |key, default: Vec<SocketAddr>| {
+            let read = gateway.parsed_list(key, ADDRESS, |text| text.parse().ok());
+            if gateway.has(key) { read } else { default }
+        };
+        let address = |key, default: Option<SocketAddr>| match gateway.has(key) {
+            true => gateway.parsed(key, ADDRESS, |text| text.parse().ok()),
+            false => gateway.optional_text(key).map_or(default, |_| None),
+        };
+        let admin = address("admin", default.admin);
+        if admin.is_some_and(|address: SocketAddr| !address.ip().is_loopback()) {
+            gateway.fault(
+                "admin",
+                "is not a loopback address (the port has no authentication)",
+            );
+        }
+        Self {
+            index: u16::try_from(gateway.integer("index", 0, 0..=15)).unwrap_or_default(),
+            listen: addresses("listen", default.listen),
+            tunnel_listen: addresses("tunnel-listen", default.tunnel_listen),
+            health: address("health", default.health),
+            admin,
+            listener: listener::Settings::read(&root.table("listener")),
+            proxy: proxy::Settings::read(&root.table("proxy")),
+            tunnel: RegistrySettings::read(&root.table("tunnel")),
+            drain_deadline: gateway.duration(
+                "drain-deadline",
+                default.drain_deadline,
+                Duration::from_millis(100)..=Duration::from_secs(3600),
+            ),
+        }
+    }
+}
+
+const ADDRESS: &str = "an address with a port such as \"[::]:443\"";
+
+/// What all instances of a service share: validated by `service`, applied whole or not at all.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The service's name.
+    pub name: String,
+    /// Names, certificates and versions on the client port.
+    pub tls: tls::ServerSettings,
+    /// The trust anchors of clients.
+    pub anchors: Vec<CertificateDer<'static>>,
+    /// The intermediates of clients.
+    pub intermediates: Vec<CertificateDer<'static>>,
+    /// How many of both are taken.
+    pub limits: pki::Limits,
+    /// The CA certificates of connection points.
+    pub connection_point_ca: Vec<CertificateDer<'static>>,
+    /// The names of the connection points that may come.
+    pub connection_points: Vec<String>,
+    /// What is published.
+    pub roles: Vec<RoleSettings>,
+}
