@@ -86,6 +86,14 @@ impl Client {
         }
     }
 
+    /// The same client at another host name of the gateway.
+    pub fn named(&self, host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Changes the TLS configuration, for example its versions or its resumption.
     pub fn with_tls(mut self, change: impl FnOnce(&mut rustls::ClientConfig)) -> Self {
         change(Arc::make_mut(&mut self.tls));
