@@ -165,19 +165,37 @@ impl Connection {
                 send.send_request(request).await.map_err(io::Error::other)
             }
             Self::H2(send) => {
-                if let Some(host) = request.headers_mut().remove(http::header::HOST) {
-                    let uri = format!("https://{}{}", host.to_str().unwrap(), request.uri());
-                    *request.uri_mut() = uri.parse().unwrap();
-                }
+                into_h2(&mut request);
                 send.ready().await.map_err(io::Error::other)?;
                 send.send_request(request).await.map_err(io::Error::other)
             }
         }
     }
 
+    /// Puts a request on its way over HTTP/2; the future is its answer's head.
+    pub async fn start_later(
+        &mut self,
+        mut request: Request<Body>,
+    ) -> io::Result<impl Future<Output = hyper::Result<Response<Incoming>>> + Send + 'static> {
+        let Self::H2(send) = self else {
+            return Err(io::Error::other("not HTTP/2"));
+        };
+        into_h2(&mut request);
+        send.ready().await.map_err(io::Error::other)?;
+        Ok(send.send_request(request))
+    }
+
     /// Sends a request and reads its answer to the end.
     pub async fn send(&mut self, request: Request<Body>) -> io::Result<Answer> {
         read(self.start(request).await?).await
+    }
+}
+
+// HTTP/2 carries the host in `:authority`, which hyper takes from the URI.
+fn into_h2(request: &mut Request<Body>) {
+    if let Some(host) = request.headers_mut().remove(http::header::HOST) {
+        let uri = format!("https://{}{}", host.to_str().unwrap(), request.uri());
+        *request.uri_mut() = uri.parse().unwrap();
     }
 }
 

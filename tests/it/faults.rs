@@ -56,21 +56,30 @@ impl Gated {
 type Started = JoinHandle<io::Result<Answer>>;
 
 /// Starts requests over HTTP/2 connections, 50 on each; they are not waited for.
-async fn start_many(client: &Client, count: usize, make: impl Fn() -> Request<Body>) -> Vec<Started> {
+async fn start_many(
+    client: &Client,
+    count: usize,
+    make: impl Fn() -> Request<Body>,
+) -> Vec<Started> {
     let mut started = Vec::new();
     for _ in 0..count.div_ceil(50) {
         let mut connection = client.connect_h2().await.unwrap();
         for _ in 0..50.min(count - started.len()) {
             let request = client.addressed(make());
             let response = connection.start_later(request).await.unwrap();
-            started.push(spawn_answer(async move { read(response.await.map_err(io::Error::other)?).await }));
+            started.push(spawn_answer(async move {
+                read(response.await.map_err(io::Error::other)?).await
+            }));
         }
     }
     started
 }
 
 fn spawn_answer(answer: impl Future<Output = io::Result<Answer>> + Send + 'static) -> Started {
-    #[allow(clippy::disallowed_methods, reason = "the runtime of a test ends with the test")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the runtime of a test ends with the test"
+    )]
     tokio::spawn(answer)
 }
 
@@ -138,13 +147,19 @@ async fn a_killed_connection_point_costs_no_get_and_every_post_is_told() {
             StatusCode::OK => kept += 1,
             StatusCode::BAD_GATEWAY => {
                 assert_eq!(answer.phrase, "Bad Gateway", "HTTP/2 has no phrase");
-                assert!(String::from_utf8_lossy(&answer.body).contains("tunnel-lost"), "{answer:?}");
+                assert!(
+                    String::from_utf8_lossy(&answer.body).contains("tunnel-lost"),
+                    "{answer:?}"
+                );
                 lost += 1;
             }
             _ => panic!("{answer:?}"),
         }
     }
-    assert!(lost > 0 && kept > 0, "{lost} lost, {kept} kept: the load was not spread");
+    assert!(
+        lost > 0 && kept > 0,
+        "{lost} lost, {kept} kept: the load was not spread"
+    );
     world.finish().await;
 }
 
@@ -194,17 +209,20 @@ async fn a_drained_instance_finishes_what_it_has_and_the_other_serves_on() {
 async fn a_tunnel_whose_packets_vanish_is_given_up_and_its_gets_are_sent_elsewhere() {
     let gated = Gated::start().await;
     let url = gated.backend.url();
-    let listen = free_address();
-    let relay = Relay::start(listen).await;
-    let plan = Plan::new().connection_point(&url, &url).connection_point(&url, &url);
-    let world = plan.through(vec![listen]).start_relayed(&relay).await;
+    let relay = Arc::new(Relay::start(free_address()).await);
+    let plan = Plan::new()
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
+    let world = plan.through(&relay).start().await;
     let reads = start_many(&world.client("pc-1"), 1000, gets).await;
     gated.has_seen(1000).await;
     relay.swallow();
     gated.has_seen(1001).await;
     gated.open();
     assert_every_one_is_ok(&all(reads).await);
-    let silent = world.gateways[0].metric("opencmg_tunnels_ended_total", "tunnel-silent").await;
+    let silent = world.gateways[0]
+        .metric("opencmg_tunnels_ended_total", "tunnel-silent")
+        .await;
     assert!(silent >= 1.0, "{silent} tunnels were given up");
     relay.pass();
     world.finish().await;
@@ -214,19 +232,28 @@ async fn a_tunnel_whose_packets_vanish_is_given_up_and_its_gets_are_sent_elsewhe
 async fn without_any_connection_point_the_answer_is_503_at_once_until_one_is_back() {
     let backend = BuiltIn::management_point(Options::default()).await.unwrap();
     let url = backend.url();
-    let plan = Plan::new().connection_point(&url, &url).connection_point(&url, &url);
+    let plan = Plan::new()
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
     let mut world = plan.start().await;
     let client = world.client("pc-1");
     assert_eq!(client.send(gets()).await.unwrap().status, StatusCode::OK);
     for node in &mut world.connection_points {
         node.kill();
     }
-    eventually("no tunnel is left", async || world.gateways[0].tunnel_names().await.is_empty()).await;
-    let refused = within(Duration::from_secs(1), "the refusal", client.send(gets())).await.unwrap();
+    eventually("no tunnel is left", async || {
+        world.gateways[0].tunnel_names().await.is_empty()
+    })
+    .await;
+    let refused = within(Duration::from_secs(1), "the refusal", client.send(gets()))
+        .await
+        .unwrap();
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.phrase, "CMGService_NoTunnel");
     assert_eq!(refused.headers["connection"], "close");
-    let readiness = crate::world::plain_get(world.gateways[0].health, "/readyz").await.0;
+    let readiness = crate::world::plain_get(world.gateways[0].health, "/readyz")
+        .await
+        .0;
     assert_eq!(readiness, 503);
     for node in &mut world.connection_points {
         node.start();
@@ -271,7 +298,9 @@ async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
     // The sender is dropped after its first frame, so the body ends; cut the connection before that by a longer length.
     let cut = Backend::start(async |_| {
         let (send, mut answer) = backend::streamed(200);
-        answer.headers_mut().insert("content-length", "1000".parse().unwrap());
+        answer
+            .headers_mut()
+            .insert("content-length", "1000".parse().unwrap());
         spawn(async move {
             let _ = send.send(Bytes::from_static(b"half")).await;
         });
@@ -283,29 +312,46 @@ async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
     let client = world.client("pc-1");
     let whole = client.send(get(&server("Content/whole"))).await.unwrap();
     assert_eq!(whole.body, "half");
-    assert!(client.send(gets()).await.is_err(), "a cut answer ended cleanly over HTTP/1.1");
+    assert!(
+        client.send(gets()).await.is_err(),
+        "a cut answer ended cleanly over HTTP/1.1"
+    );
     let mut h2 = client.connect_h2().await.unwrap();
-    assert!(h2.send(client.addressed(gets())).await.is_err(), "a cut answer ended cleanly over HTTP/2");
+    assert!(
+        h2.send(client.addressed(gets())).await.is_err(),
+        "a cut answer ended cleanly over HTTP/2"
+    );
     world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_downloads_never_slow_others_on_the_same_tunnel() {
     let backend = BuiltIn::software_update_point().await.unwrap();
-    let plan = Plan::new().connection_point(&backend.url(), &backend.url()).tunnels(1);
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .tunnels(1);
     let world = plan.start().await;
     let client = world.anonymous();
     let large = server("Content/x-67108864.cab");
     let mut stalled = Vec::new();
     for _ in 0..100 {
         let mut connection = client.connect().await.unwrap();
-        let response = connection.start(client.addressed(get(&large))).await.unwrap();
+        let response = connection
+            .start(client.addressed(get(&large)))
+            .await
+            .unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         stalled.push((connection, response));
     }
     let live = (0..100).map(async |_| {
-        let answer = client.send(get(&server("Content/x-4194304.cab"))).await.unwrap();
-        assert!(answer.body == content::bytes_at(0, 4 << 20), "the body came changed");
+        let answer = client
+            .send(get(&server("Content/x-4194304.cab")))
+            .await
+            .unwrap();
+        assert!(
+            answer.body == content::bytes_at(0, 4 << 20),
+            "the body came changed"
+        );
     });
     let live = futures_util::future::join_all(live);
     within(Duration::from_secs(60), "the live downloads", live).await;
@@ -321,18 +367,28 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
             let _body = request.into_body();
             std::future::pending::<()>().await;
         }
-        let length = request.into_body().collect().await.unwrap().to_bytes().len();
+        let length = request
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .len();
         backend::answer(200, length.to_string())
     })
     .await;
-    let plan = Plan::new().connection_point(&backend.url(), &backend.url()).tunnels(1);
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .tunnels(1);
     let world = plan.start().await;
     let client = world.client("pc-1");
     let put = |query: &str, size: usize| {
         let chunk = content::bytes_at(0, 1 << 20);
         let frames = (0..size >> 20).map(move |_| io::Result::Ok(Frame::data(chunk.clone())));
         let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
-        Request::put(mutual(&format!("CCM_Incoming/x?{query}"))).body(body).unwrap()
+        Request::put(mutual(&format!("CCM_Incoming/x?{query}")))
+            .body(body)
+            .unwrap()
     };
     let mut stalled = Vec::new();
     for _ in 0..50 {

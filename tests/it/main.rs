@@ -6,5 +6,8 @@
 
 mod backend;
 mod client;
+mod faults;
 mod load;
 mod relay;
+mod requests;
+mod world;

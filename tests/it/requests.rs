@@ -33,7 +33,11 @@ impl Site {
         let management_point = BuiltIn::management_point(Options::default()).await.unwrap();
         let software_update_point = BuiltIn::software_update_point().await.unwrap();
         let plan = plan.connection_point(&management_point.url(), &software_update_point.url());
-        Self { world: plan.start().await, management_point, software_update_point }
+        Self {
+            world: plan.start().await,
+            management_point,
+            software_update_point,
+        }
     }
 
     async fn finish(self) {
@@ -61,8 +65,14 @@ async fn management_point_information_is_answered_over_both_protocols() {
     let client = site.world.client("pc-1");
     for (path, body) in [
         ("SMS_MP/.sms_aut?MPLIST2&CM1", builtin::MPLIST.to_owned()),
-        ("SMS_MP/.sms_aut?SITESIGNCERT", builtin::SITESIGNCERT.to_owned()),
-        ("sms_mp/.sms_pol?{A-1}.SHA256:0A0B", builtin::policy("{A-1}.SHA256:0A0B")),
+        (
+            "SMS_MP/.sms_aut?SITESIGNCERT",
+            builtin::SITESIGNCERT.to_owned(),
+        ),
+        (
+            "sms_mp/.sms_pol?{A-1}.SHA256:0A0B",
+            builtin::policy("{A-1}.SHA256:0A0B"),
+        ),
     ] {
         let answer = client.get(&mutual(path)).await;
         assert_ok(&answer);
@@ -74,7 +84,12 @@ async fn management_point_information_is_answered_over_both_protocols() {
     assert_ok(&answer);
     assert_eq!(answer.body, builtin::MPLIST);
     assert!(answer.headers.contains_key("x-request-id"), "{answer:?}");
-    assert!(!answer.headers.keys().any(|name| name.as_str().starts_with("opencmg-")));
+    assert!(
+        !answer
+            .headers
+            .keys()
+            .any(|name| name.as_str().starts_with("opencmg-"))
+    );
     site.finish().await;
 }
 
@@ -96,11 +111,19 @@ async fn a_ccm_post_keeps_its_multipart_body_also_one_of_32_mib() {
         let answer = client.send(post).await.unwrap();
         assert_ok(&answer);
         assert_eq!(answer.headers["content-type"], kind);
-        assert_eq!(answer.headers["content-length"], body.len().to_string().as_str());
+        assert_eq!(
+            answer.headers["content-length"],
+            body.len().to_string().as_str()
+        );
         assert!(answer.body == body, "the body came back changed");
     }
     let too_large = content::bytes_at(0, 32 * MIB + 1);
-    let post = request("CCM_POST", &mutual("CCM_System/request"), &[], full(too_large));
+    let post = request(
+        "CCM_POST",
+        &mutual("CCM_System/request"),
+        &[],
+        full(too_large),
+    );
     let mut connection = client.connect().await.unwrap();
     let refused = connection.start(client.addressed(post)).await;
     if let Ok(response) = refused {
@@ -133,7 +156,10 @@ async fn upload(client: &Client, name: &str) {
         let mut all = vec![("bits-packet-type", kind)];
         all.extend_from_slice(fields);
         // Every packet comes on a connection of its own, as after a change of network.
-        let answer = client.send(request("BITS_POST", &path, &all, full(body))).await.unwrap();
+        let answer = client
+            .send(request("BITS_POST", &path, &all, full(body)))
+            .await
+            .unwrap();
         assert_ok(&answer);
         answer.headers
     };
@@ -144,11 +170,22 @@ async fn upload(client: &Client, name: &str) {
     for start in (0..whole.len()).step_by(MIB) {
         let end = (start + MIB).min(whole.len());
         let range = format!("bytes {start}-{}/{}", end - 1, whole.len());
-        let fields = [("bits-session-id", session.as_str()), ("content-range", range.as_str())];
+        let fields = [
+            ("bits-session-id", session.as_str()),
+            ("content-range", range.as_str()),
+        ];
         let headers = packet("Fragment", &fields, whole.slice(start..end)).await;
-        assert_eq!(headers["bits-received-content-range"], end.to_string().as_str());
+        assert_eq!(
+            headers["bits-received-content-range"],
+            end.to_string().as_str()
+        );
     }
-    packet("Close-Session", &[("bits-session-id", &session)], Bytes::new()).await;
+    packet(
+        "Close-Session",
+        &[("bits-session-id", &session)],
+        Bytes::new(),
+    )
+    .await;
     let stored = client.get(&path).await;
     let expected = format!("{} {}\r\n", whole.len(), bits::hex(&Sha256::digest(&whole)));
     assert_eq!(stored.body, expected, "{stored:?}");
@@ -159,23 +196,45 @@ async fn content_is_read_with_head_propfind_and_ranges() {
     let site = Site::start().await;
     let client = site.world.anonymous();
     let path = server("Content/AB/update-1048576.cab");
-    let head = client.send(request("HEAD", &path, &[], empty())).await.unwrap();
+    let head = client
+        .send(request("HEAD", &path, &[], empty()))
+        .await
+        .unwrap();
     assert_ok(&head);
     assert_eq!(head.headers["content-length"], "1048576");
     assert_eq!(head.headers["accept-ranges"], "bytes");
     assert!(head.body.is_empty());
 
-    let listing = client.send(request("PROPFIND", &path, &[("depth", "0")], empty())).await.unwrap();
+    let listing = client
+        .send(request("PROPFIND", &path, &[("depth", "0")], empty()))
+        .await
+        .unwrap();
     assert_eq!(listing.status, StatusCode::MULTI_STATUS);
     let inside = "/Content/AB/update-1048576.cab";
-    assert_eq!(listing.body, content::multistatus(inside, "update-1048576.cab", 1 << 20));
+    assert_eq!(
+        listing.body,
+        content::multistatus(inside, "update-1048576.cab", 1 << 20)
+    );
 
-    let part = client.send(request("GET", &path, &[("range", "bytes=100-299")], empty())).await.unwrap();
+    let part = client
+        .send(request(
+            "GET",
+            &path,
+            &[("range", "bytes=100-299")],
+            empty(),
+        ))
+        .await
+        .unwrap();
     assert_eq!(part.status, StatusCode::PARTIAL_CONTENT);
     assert_eq!(part.headers["content-range"], "bytes 100-299/1048576");
     assert_eq!(part.body, content::bytes_at(100, 200));
 
-    let ranges = request("GET", &path, &[("range", "bytes=0-9,1000-1999,-16")], empty());
+    let ranges = request(
+        "GET",
+        &path,
+        &[("range", "bytes=0-9,1000-1999,-16")],
+        empty(),
+    );
     let parts = client.send(ranges).await.unwrap();
     assert_eq!(parts.status, StatusCode::PARTIAL_CONTENT);
     let kind = format!("multipart/byteranges; boundary={}", content::BOUNDARY);
@@ -183,7 +242,15 @@ async fn content_is_read_with_head_propfind_and_ranges() {
     let ranges = [0..10, 1000..2000, (1 << 20) - 16..1 << 20];
     assert_eq!(parts.body, content::multipart(&ranges, 1 << 20));
 
-    let beyond = client.send(request("GET", &path, &[("range", "bytes=1048576-")], empty())).await.unwrap();
+    let beyond = client
+        .send(request(
+            "GET",
+            &path,
+            &[("range", "bytes=1048576-")],
+            empty(),
+        ))
+        .await
+        .unwrap();
     assert_eq!(beyond.status, StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(beyond.phrase, "CMGConnector_RangeNotSatisfiable");
     site.finish().await;
@@ -198,9 +265,15 @@ async fn a_wsus_scan_needs_no_token_and_no_certificate_and_its_100_is_the_backen
     ] {
         for (path, action) in [
             ("ClientWebService/client.asmx", "SyncUpdates"),
-            ("SimpleAuthWebService/SimpleAuth.asmx", "GetAuthorizationCookie"),
+            (
+                "SimpleAuthWebService/SimpleAuth.asmx",
+                "GetAuthorizationCookie",
+            ),
         ] {
-            let body = Bytes::from(format!("<soap:Envelope>{}</soap:Envelope>", "x".repeat(50_000)));
+            let body = Bytes::from(format!(
+                "<soap:Envelope>{}</soap:Envelope>",
+                "x".repeat(50_000)
+            ));
             let action = format!("\"http://www.microsoft.com/SoftwareDistribution/{action}\"");
             let fields = [
                 ("expect", "100-continue"),
@@ -226,7 +299,9 @@ async fn a_long_poll_outlives_every_time_out_while_a_thousand_others_flow() {
         async move {
             let body = full("<BgbRequest/>");
             let poll = request("POST", &mutual("BGB/handler.ashx?hold=5s"), &[], body);
-            let answer = within(Duration::from_secs(30), "the poll", client.send(poll)).await.unwrap();
+            let answer = within(Duration::from_secs(30), "the poll", client.send(poll))
+                .await
+                .unwrap();
             assert_ok(&answer);
             assert_eq!(answer.body, "<BgbResponse Type=\"NoTask\"/>\r\n");
         }
@@ -240,7 +315,10 @@ async fn a_long_poll_outlives_every_time_out_while_a_thousand_others_flow() {
         }
     });
     futures_util::future::join_all(flows).await;
-    assert!(!poll.is_finished(), "the poll was answered while it should wait");
+    assert!(
+        !poll.is_finished(),
+        "the poll was answered while it should wait"
+    );
     poll.await.unwrap();
     site.finish().await;
 }
@@ -259,7 +337,9 @@ async fn a_gibibyte_each_way_costs_no_more_memory_than_16_mib() {
     })
     .await;
     let source = BuiltIn::software_update_point().await.unwrap();
-    let plan = Plan::new().connection_point(&sink.url(), &source.url()).tunnels(1);
+    let plan = Plan::new()
+        .connection_point(&sink.url(), &source.url())
+        .tunnels(1);
     let world = plan.start().await;
     let client = world.client("pc-1");
     download(&client, 16 << 20).await;
@@ -272,7 +352,11 @@ async fn a_gibibyte_each_way_costs_no_more_memory_than_16_mib() {
         let after = node.memory_kib("VmHWM");
         // Windows and allocator slack grow a little with a longer run; a buffered body would be 1 GiB.
         let allowed = before + 24 * 1024;
-        assert!(after <= allowed, "{}: {before} KiB, then {after} KiB", node.name);
+        assert!(
+            after <= allowed,
+            "{}: {before} KiB, then {after} KiB",
+            node.name
+        );
     }
     world.finish().await;
     source.stop().await;
@@ -281,12 +365,18 @@ async fn a_gibibyte_each_way_costs_no_more_memory_than_16_mib() {
 async fn download(client: &Client, size: u64) {
     let path = server(&format!("Content/x-{size}.cab"));
     let mut connection = client.connect().await.unwrap();
-    let response = connection.start(client.addressed(get(&path))).await.unwrap();
+    let response = connection
+        .start(client.addressed(get(&path)))
+        .await
+        .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let (mut body, mut at) = (response.into_body(), 0);
     while let Some(frame) = body.frame().await {
         let data = frame.unwrap().into_data().unwrap();
-        assert!(data == content::bytes_at(at, data.len()), "changed after byte {at}");
+        assert!(
+            data == content::bytes_at(at, data.len()),
+            "changed after byte {at}"
+        );
         at += data.len() as u64;
     }
     assert_eq!(at, size);
@@ -299,10 +389,18 @@ async fn put(client: &Client, size: u64) {
     let frames = (0..size / MIB as u64).map(move |_| io::Result::Ok(Frame::data(chunk.clone())));
     let body = BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames)));
     let length = size.to_string();
-    let put = request("PUT", &mutual("CCM_Incoming/big"), &[("content-length", &length)], body);
+    let put = request(
+        "PUT",
+        &mutual("CCM_Incoming/big"),
+        &[("content-length", &length)],
+        body,
+    );
     let answer = client.send(put).await.unwrap();
     assert_ok(&answer);
-    assert_eq!(answer.body, format!("{size} {}", bits::hex(&digest.finalize())));
+    assert_eq!(
+        answer.body,
+        format!("{size} {}", bits::hex(&digest.finalize()))
+    );
 }
 
 #[tokio::test]
@@ -342,16 +440,40 @@ async fn what_is_not_published_is_answered_by_the_gateway_and_never_forwarded() 
     let client = site.world.client("pc-1");
     for (path, status, phrase) in [
         ("/".to_owned(), 404, "CMGService_UnknownEndpoint"),
-        (mutual("CCM_Systems/request"), 404, "CMGService_UnknownEndpoint"),
-        (mutual("AdminService/wmi"), 404, "CMGService_UnknownEndpoint"),
-        ("/CCM_Proxy_MutualAuth/1/SMS_MP/x".to_owned(), 404, "CMGService_UnknownEndpoint"),
+        (
+            mutual("CCM_Systems/request"),
+            404,
+            "CMGService_UnknownEndpoint",
+        ),
+        (
+            mutual("AdminService/wmi"),
+            404,
+            "CMGService_UnknownEndpoint",
+        ),
+        (
+            "/CCM_Proxy_MutualAuth/1/SMS_MP/x".to_owned(),
+            404,
+            "CMGService_UnknownEndpoint",
+        ),
         (mutual("SMS_MP/../CCM_STS"), 400, "CMGService_BadPath"),
-        (mutual("SMS_MP/%2e%2e/AdminService"), 400, "CMGService_BadPath"),
-        (mutual("SMS_MP/%252e%252e/AdminService"), 400, "CMGService_BadPath"),
+        (
+            mutual("SMS_MP/%2e%2e/AdminService"),
+            400,
+            "CMGService_BadPath",
+        ),
+        (
+            mutual("SMS_MP/%252e%252e/AdminService"),
+            400,
+            "CMGService_BadPath",
+        ),
         (mutual("SMS_MP/a%5cb"), 400, "CMGService_BadPath"),
     ] {
         let answer = client.get(&path).await;
-        assert_eq!((answer.status.as_u16(), answer.phrase.as_str()), (status, phrase), "{path}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.phrase.as_str()),
+            (status, phrase),
+            "{path}"
+        );
     }
     let answer = client
         .send(request("DELETE", &mutual("SMS_MP/x"), &[], empty()))
@@ -395,7 +517,10 @@ async fn sockets_to_a_backend_follow_the_requests_in_flight_not_the_clients() {
         idle.push(client.connect().await.unwrap());
     }
     let idle_sockets = backend.open();
-    assert!(idle_sockets <= 2, "idle clients cost {idle_sockets} sockets");
+    assert!(
+        idle_sockets <= 2,
+        "idle clients cost {idle_sockets} sockets"
+    );
     let (path, mut polls) = (mutual("SMS_MP/x"), Vec::new());
     for mut connection in idle.drain(..30) {
         let request = client.addressed(get(&path));

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::Client;
+use crate::relay::Relay;
 
 pub const HOST: &str = "gw.opencmg.test";
 pub const ROOT_HOST: &str = "mp.opencmg.test";
@@ -47,8 +49,8 @@ pub struct Plan {
 
 struct ConnectionPointPlan {
     roles: String,
-    /// What it dials in place of the instances, for a relay between.
-    addresses: Option<Vec<SocketAddr>>,
+    /// What it dials in place of the instances.
+    relay: Option<Arc<Relay>>,
 }
 
 /// A running world.
@@ -117,14 +119,17 @@ impl Plan {
 
     /// Adds a connection point with these `[[role]]` tables.
     pub fn connection_point_with(mut self, roles: &str) -> Self {
-        let plan = ConnectionPointPlan { roles: roles.to_owned(), addresses: None };
+        let plan = ConnectionPointPlan {
+            roles: roles.to_owned(),
+            relay: None,
+        };
         self.connection_points.push(plan);
         self
     }
 
-    /// Lets the last connection point dial these addresses in place of the instances.
-    pub fn through(mut self, addresses: Vec<SocketAddr>) -> Self {
-        self.connection_points.last_mut().unwrap().addresses = Some(addresses);
+    /// Puts a relay between the last connection point and the first instance.
+    pub fn through(mut self, relay: &Arc<Relay>) -> Self {
+        self.connection_points.last_mut().unwrap().relay = Some(relay.clone());
         self
     }
 
@@ -160,8 +165,9 @@ impl Plan {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::make(&dir.path().join("pki"), self.connection_points.len());
         self.write_service(dir.path());
-        let mut gateways: Vec<_> =
-            (0..self.instances).map(|index| self.write_gateway(dir.path(), index)).collect();
+        let mut gateways: Vec<_> = (0..self.instances)
+            .map(|index| self.write_gateway(dir.path(), index))
+            .collect();
         for gateway in &mut gateways {
             gateway.start();
         }
@@ -171,20 +177,34 @@ impl Plan {
         let addresses: Vec<_> = gateways.iter().map(|gateway| gateway.address).collect();
         let mut connection_points = Vec::new();
         for (index, plan) in self.connection_points.iter().enumerate() {
-            let addresses = plan.addresses.as_ref().unwrap_or(&addresses);
-            connection_points.push(self.write_connection_point(dir.path(), index, plan, addresses));
+            let dialled = match &plan.relay {
+                Some(relay) => {
+                    relay.retarget(addresses[0]);
+                    vec![relay.address()]
+                }
+                None => addresses.clone(),
+            };
+            connection_points.push(self.write_connection_point(dir.path(), index, plan, &dialled));
         }
         for connection_point in &mut connection_points {
             connection_point.start();
         }
-        World { dir, pki, gateways, connection_points }
+        World {
+            dir,
+            pki,
+            gateways,
+            connection_points,
+        }
     }
 
     fn write_service(&self, dir: &Path) {
-        let names: Vec<_> =
-            (1..=self.connection_points.len()).map(|n| format!("\"cp-{n}\"")).collect();
-        let listed: String =
-            names.iter().map(|name| format!("[[connection-point]]\nname = {name}\n")).collect();
+        let names: Vec<_> = (1..=self.connection_points.len())
+            .map(|n| format!("\"cp-{n}\""))
+            .collect();
+        let listed: String = names
+            .iter()
+            .map(|name| format!("[[connection-point]]\nname = {name}\n"))
+            .collect();
         let names = names.join(", ");
         let text = format!(
             "name = \"{HOST}\"\n\
@@ -219,7 +239,10 @@ impl Plan {
     ) -> Node {
         let admin = free_address();
         let name = format!("cp-{}", index + 1);
-        let addresses: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|address| format!("\"{address}\""))
+            .collect();
         let text = format!(
             "[connection-point]\ncertificate = \"pki/{name}.pem\"\nkey = \"pki/{name}.key\"\nadmin = \"{admin}\"\n\
              tunnels = {}\n{}\n[[gateway]]\nname = \"{HOST}\"\naddresses = [{}]\nca = [\"pki/root.pem\"]\n{}",
@@ -236,12 +259,22 @@ impl World {
     /// A client with the certificate of a name in the PKI's folder, for example `pc-1`.
     pub fn client(&self, name: &str) -> Client {
         let [chain, key] = ["pem", "key"].map(|end| self.pki.file(&format!("{name}.{end}")));
-        Client::new(self.gateways[0].address, HOST, &self.pki.file("root.pem"), Some((&chain, &key)))
+        Client::new(
+            self.gateways[0].address,
+            HOST,
+            &self.pki.file("root.pem"),
+            Some((&chain, &key)),
+        )
     }
 
     /// A client without a certificate.
     pub fn anonymous(&self) -> Client {
-        Client::new(self.gateways[0].address, HOST, &self.pki.file("root.pem"), None)
+        Client::new(
+            self.gateways[0].address,
+            HOST,
+            &self.pki.file("root.pem"),
+            None,
+        )
     }
 
     /// Drains every node with SIGTERM and asserts that each ends well.
@@ -263,12 +296,25 @@ impl Node {
         let config = dir.join(format!("{name}.toml"));
         fs::write(&config, text).unwrap();
         let log = dir.join(format!("{name}.log"));
-        Self { name, address, health, admin, config, role, log, child: None }
+        Self {
+            name,
+            address,
+            health,
+            admin,
+            config,
+            role,
+            log,
+            child: None,
+        }
     }
 
     /// Starts the process.
     pub fn start(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_opencmg"))
             .args([self.role, "--config"])
             .arg(&self.config)
@@ -288,7 +334,13 @@ impl Node {
     /// Sends a signal by its name, for example `HUP`.
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();
-        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// Ends the process at once, as a power cut would.
@@ -315,7 +367,12 @@ impl Node {
             status.is_some()
         })
         .await;
-        assert!(status.unwrap().success(), "{} ended with {status:?}:\n{}", self.name, self.log());
+        assert!(
+            status.unwrap().success(),
+            "{} ended with {status:?}:\n{}",
+            self.name,
+            self.log()
+        );
     }
 
     /// What the process wrote so far.
@@ -325,19 +382,31 @@ impl Node {
 
     /// Waits until the process has written a text.
     pub async fn says(&self, text: &str) {
-        eventually(&format!("{} says {text}", self.name), async || self.log().contains(text)).await;
+        eventually(&format!("{} says {text}", self.name), async || {
+            self.log().contains(text)
+        })
+        .await;
     }
 
     /// Waits until `/healthz` says that the instance accepts.
     pub async fn accepts(&self) {
         let what = format!("{} accepts", self.name);
-        eventually(&what, async || plain_get(self.health, "/healthz").await.0 == 200).await;
+        eventually(&what, async || {
+            plain_get(self.health, "/healthz").await.0 == 200
+        })
+        .await;
     }
 
     /// Waits until the instance has a tunnel of this many connection points.
     pub async fn has_tunnels(&self, connection_points: usize) {
-        let what = format!("{} has tunnels of {connection_points} connection points", self.name);
-        eventually(&what, async || self.tunnel_names().await.len() == connection_points).await;
+        let what = format!(
+            "{} has tunnels of {connection_points} connection points",
+            self.name
+        );
+        eventually(&what, async || {
+            self.tunnel_names().await.len() == connection_points
+        })
+        .await;
     }
 
     /// The names of the connection points that have a live tunnel with published roles here.
@@ -347,11 +416,16 @@ impl Node {
         };
         let tunnels = status["tunnels"].as_array().cloned().unwrap_or_default();
         let serves = |tunnel: &&serde_json::Value| {
-            tunnel["roles"].as_array().is_some_and(|roles| !roles.is_empty())
+            tunnel["roles"]
+                .as_array()
+                .is_some_and(|roles| !roles.is_empty())
                 && tunnel["draining"] != true
         };
         let name = |tunnel: &serde_json::Value| {
-            tunnel["connection_point"].as_str().unwrap_or_default().to_owned()
+            tunnel["connection_point"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
         };
         tunnels.iter().filter(serves).map(name).collect()
     }
@@ -365,9 +439,13 @@ impl Node {
     pub async fn metric(&self, name: &str, label: &str) -> f64 {
         let text = plain_get(self.admin, "/metrics").await.1;
         let lines = text.lines().filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && line.contains(label)
         });
-        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
     }
 
     /// A field of `/proc/<pid>/status` in KiB, for example `VmHWM`.
@@ -379,7 +457,9 @@ impl Node {
 
     /// The descriptors that the process holds.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
     }
 }
 
@@ -412,8 +492,14 @@ impl Pki {
             stranger,
             connection_points: of_connection_points,
         };
-        pki.write("root.pem", certificates_to_pem(&[pki.root.certificate().clone()]));
-        pki.write("intermediate.pem", certificates_to_pem(&[pki.intermediate.certificate().clone()]));
+        pki.write(
+            "root.pem",
+            certificates_to_pem(&[pki.root.certificate().clone()]),
+        );
+        pki.write(
+            "intermediate.pem",
+            certificates_to_pem(&[pki.intermediate.certificate().clone()]),
+        );
         let ca = pki.connection_points.certificate().clone();
         pki.write("connection-point-ca.pem", certificates_to_pem(&[ca]));
         pki.issue_server();
@@ -495,7 +581,8 @@ pub async fn within<T>(time: Duration, what: &str, future: impl Future<Output = 
 pub async fn plain_get(address: SocketAddr, path: &str) -> (u16, String) {
     let answer = async {
         let mut tcp = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         tcp.write_all(request.as_bytes()).await?;
         let mut bytes = Vec::new();
         tcp.read_to_end(&mut bytes).await?;
@@ -503,7 +590,11 @@ pub async fn plain_get(address: SocketAddr, path: &str) -> (u16, String) {
     };
     let text = answer.await.unwrap_or_default();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or(0);
     (status, body.to_owned())
 }
 
