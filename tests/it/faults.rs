@@ -365,7 +365,7 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
     let backend = Backend::start(async |request: Request<Incoming>| {
         if request.uri().query() == Some("stall") {
             let _body = request.into_body();
-            std::future::pending::<()>().await;
+            return std::future::pending().await;
         }
         let length = request
             .into_body()

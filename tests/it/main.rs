@@ -10,4 +10,5 @@ mod faults;
 mod load;
 mod relay;
 mod requests;
+mod trust;
 mod world;

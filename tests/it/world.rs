@@ -479,7 +479,7 @@ impl Pki {
     fn make(folder: &Path, connection_points: usize) -> Self {
         fs::create_dir_all(folder).unwrap();
         let long = Validity::days(now(), 365);
-        let key = || Key::generate(KeyAlgorithm::P256).unwrap();
+        let key = || Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let root = Authority::root("OpenCMG Test Root", key(), long).unwrap();
         let intermediate =
             Authority::intermediate(&root, "OpenCMG Test Intermediate", key(), long).unwrap();
@@ -528,7 +528,7 @@ impl Pki {
     /// Issues the server's certificate anew.
     pub fn issue_server(&self) {
         let leaf = Leaf::server(&["*.opencmg.test"], Validity::days(now(), 90));
-        let key = Key::generate(KeyAlgorithm::P256).unwrap();
+        let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let pair = self.intermediate.issue(&leaf, &key).unwrap();
         let pfx = opencmg::pki::issue::to_pfx(&pair, "server", "secret").unwrap();
         self.write("server.password", "secret");
@@ -537,7 +537,7 @@ impl Pki {
 
     /// Issues a certificate and writes `NAME.pem` and `NAME.key`.
     pub fn issue(&self, authority: &Authority, name: &str, leaf: &Leaf) {
-        let key = Key::generate(KeyAlgorithm::P256).unwrap();
+        let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let pair = authority.issue(leaf, &key).unwrap();
         self.write(&format!("{name}.pem"), certificates_to_pem(&pair.chain));
         self.write(&format!("{name}.key"), key.to_pem());

@@ -1,0 +1,238 @@
+//! Trust that changes while connections live: certificates, anchors and connection points replaced on disk.
+
+use std::fs;
+use std::time::Duration;
+
+use http::StatusCode;
+use opencmg::cli::builtin::{BuiltIn, Options};
+use opencmg::pki::issue::{Leaf, Validity, certificates_to_pem};
+
+use crate::client::{Connection, get};
+use crate::world::{Plan, SOFTWARE_UPDATE_POINT, World, eventually, mutual, now, within};
+
+/// What the design allows for a change on disk to be in force.
+const IN_FORCE: Duration = Duration::from_secs(2);
+
+async fn start() -> (World, BuiltIn) {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    (world, backend)
+}
+
+async fn finish(world: World, backend: BuiltIn) {
+    world.finish().await;
+    backend.stop().await;
+}
+
+fn path() -> String {
+    mutual("SMS_MP/.sms_aut?MPLIST")
+}
+
+async fn is_served(connection: &mut Connection, world: &World) -> bool {
+    let request = world.anonymous().addressed(get(&path()));
+    connection
+        .send(request)
+        .await
+        .is_ok_and(|answer| answer.status == StatusCode::OK)
+}
+
+#[tokio::test]
+async fn a_replaced_server_certificate_is_served_within_two_seconds_and_open_connections_live() {
+    let (world, backend) = start().await;
+    let client = world.client("pc-1");
+    let mut open = client.connect().await.unwrap();
+    assert!(is_served(&mut open, &world).await);
+    let shown = async || {
+        let tls = client.tls(&[]).await.unwrap();
+        tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    };
+    let before = shown().await;
+    world.pki.issue_server();
+    let change = eventually("the new certificate is shown", async || {
+        shown().await != before
+    });
+    within(IN_FORCE, "the change", change).await;
+    assert!(
+        is_served(&mut open, &world).await,
+        "a connection that trust did not touch was harmed"
+    );
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_replaced_anchor_closes_whom_it_verified_and_refuses_their_resumption() {
+    let (world, backend) = start().await;
+    let client = world.client("pc-1");
+    let mut open = client.connect().await.unwrap();
+    assert!(is_served(&mut open, &world).await);
+    world.pki.write(
+        "root-of-servers.pem",
+        fs::read(world.pki.file("root.pem")).unwrap(),
+    );
+    world.pki.write(
+        "root.pem",
+        certificates_to_pem(&[world.pki.stranger.certificate().clone()]),
+    );
+    let closed = eventually("the open connection is closed", async || {
+        !is_served(&mut open, &world).await
+    });
+    within(IN_FORCE, "the change", closed).await;
+    // The same TLS configuration holds the session of the first connection and resumes it.
+    let refused = client.get(&path()).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(refused.phrase, "CMGService_ClientCertificateUnknownIssuer");
+    world.gateways[0].says("certificate-unknown-issuer").await;
+    world.pki.write(
+        "root.pem",
+        certificates_to_pem(&[world.pki.root.certificate().clone()]),
+    );
+    let back = eventually("the anchor is back", async || {
+        client.get(&path()).await.status == StatusCode::OK
+    });
+    within(IN_FORCE, "the change back", back).await;
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_bad_set_changes_nothing_and_raises_the_metric() {
+    let (world, backend) = start().await;
+    let gateway = &world.gateways[0];
+    let client = world.client("pc-1");
+    let mut open = client.connect().await.unwrap();
+    assert!(is_served(&mut open, &world).await);
+    world.pki.write("root.pem", "not a certificate");
+    eventually("the metric is raised", async || {
+        gateway.metric("opencmg_reloads_total", "failed").await >= 1.0
+    })
+    .await;
+    assert!(is_served(&mut open, &world).await);
+    assert_eq!(
+        client.get(&path()).await.status,
+        StatusCode::OK,
+        "the last good set is not in force"
+    );
+    gateway.says("root.pem").await;
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_connection_point_taken_out_of_the_definition_loses_its_tunnels_within_two_seconds() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let url = backend.url();
+    let plan = Plan::new()
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
+    let world = plan.start().await;
+    let file = world.dir.path().join("service/service.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let without = text
+        .replace("[[connection-point]]\nname = \"cp-2\"\n", "")
+        .replace("[\"cp-1\", \"cp-2\"]", "[\"cp-1\"]");
+    assert_ne!(text, without);
+    fs::write(&file, without).unwrap();
+    let gone = eventually("the tunnels of cp-2 are closed", async || {
+        world.gateways[0].tunnel_names().await.len() == 1
+    });
+    within(IN_FORCE, "the change", gone).await;
+    world.connection_points[1]
+        .says("connection-point-removed")
+        .await;
+    assert_eq!(
+        world.client("pc-1").get(&path()).await.status,
+        StatusCode::OK
+    );
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_named_in_the_log_and_in_the_phrase() {
+    let (world, backend) = start().await;
+    let past = Validity {
+        not_before: opencmg::pki::issue::Validity::days(now(), 1).not_before,
+        not_after: now(),
+    };
+    let pki = &world.pki;
+    pki.issue(&pki.intermediate, "late", &Leaf::client("late.corp", past));
+    pki.issue(
+        &pki.intermediate,
+        "server-only",
+        &Leaf::server(&["pc-3"], Validity::days(now(), 9)),
+    );
+    for (name, phrase) in [
+        ("late", "CMGService_ClientCertificateExpired"),
+        ("stranger", "CMGService_ClientCertificateUnknownIssuer"),
+        ("server-only", "CMGService_ClientCertificateWrongUsage"),
+    ] {
+        let answer = world.client(name).get(&path()).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        assert_eq!(answer.phrase, phrase);
+        assert_eq!(answer.headers["connection"], "close");
+    }
+    world.gateways[0].says("late.corp").await;
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_connection_point_that_may_not_come_in_is_told_why() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let url = backend.url();
+    let plan = Plan::new()
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
+    let mut world = plan.start().await;
+    world.connection_points[0].stop().await;
+    let pki = &world.pki;
+    let days = Validity::days(now(), 9);
+
+    pki.issue(
+        &pki.connection_points,
+        "cp-1",
+        &Leaf::connection_point("cp-9", days),
+    );
+    world.connection_points[0].start();
+    let unlisted = "connection point \"cp-9\" is not listed in the service definition";
+    world.gateways[0].says(unlisted).await;
+    world.connection_points[0]
+        .says("unknown-connection-point")
+        .await;
+    world.connection_points[0].stop().await;
+
+    let pki = &world.pki;
+    pki.issue(&pki.stranger, "cp-1", &Leaf::connection_point("cp-1", days));
+    world.connection_points[0].start();
+    world.gateways[0].says("tunnel-not-authenticated").await;
+    world.connection_points[0]
+        .says("does not know the CA")
+        .await;
+    world.connection_points[0].stop().await;
+    finish(world, backend).await;
+}
+
+#[tokio::test]
+async fn a_role_that_a_connection_point_may_not_serve_is_ignored_and_told() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let url = backend.url();
+    let plan = Plan::new()
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
+    let world = plan.start().await;
+    let file = world.dir.path().join("service/service.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let (head, last) = text
+        .rsplit_once("connection-points = [\"cp-1\", \"cp-2\"]")
+        .unwrap();
+    fs::write(&file, format!("{head}connection-points = [\"cp-1\"]{last}")).unwrap();
+    let told = format!(
+        "connection point \"cp-2\" published role {SOFTWARE_UPDATE_POINT}, which it may not serve"
+    );
+    world.gateways[0].says(&told).await;
+    assert_eq!(
+        world.gateways[0].tunnel_names().await.len(),
+        2,
+        "its other role is served on"
+    );
+    finish(world, backend).await;
+}
