@@ -72,12 +72,18 @@ impl KeyPair {
         };
         let mut chain = vec![leaf.clone().into_owned()];
         while !last.is_self_issued() && chain.len() < parsed.len() {
-            let child = chain[chain.len() - 1].clone();
-            let issuer = parsed.iter().find(|(facts, der)| {
-                facts.subject_der == last.issuer_der && link::is_signed_by(&child, der)
-            });
+            let child = &chain[chain.len() - 1];
+            let named = || {
+                parsed
+                    .iter()
+                    .filter(|(facts, _)| facts.subject_der == last.issuer_der)
+            };
+            // One that has the name and did not sign is kept too, so that the check of the chain can tell of it.
+            let issuer = named()
+                .find(|(_, der)| link::is_signed_by(child, der))
+                .or_else(|| named().next());
             match issuer {
-                Some((facts, der)) if !facts.is_self_issued() => {
+                Some((facts, der)) if !facts.is_self_issued() && !chain.contains(der) => {
                     chain.push((*der).clone().into_owned());
                     last = facts;
                 }

@@ -1,9 +1,15 @@
 //! Trust anchors and intermediates, and the paths that lead to them.
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+mod pool;
 
-use super::CertificateFault;
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
+
+use super::fault::{Seen, explain};
+use super::{Certificate, CertificateFault};
+use crate::reason::Reason;
 use crate::settings::Reader;
+use pool::pool;
 
 /// Whose certificates are verified: the label of metrics and logs. Both need client authentication as usage, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,21 +84,40 @@ pub enum Hints {
     List(Vec<String>),
 }
 
+/// A CA certificate of the configuration with its facts.
+#[derive(Clone, Debug)]
+pub(super) struct Authority {
+    pub(super) der: CertificateDer<'static>,
+    pub(super) facts: Certificate,
+}
+
 /// A set of trust anchors and intermediates. Immutable.
 #[derive(Clone, Debug)]
-pub struct Anchors {}
+pub struct Anchors {
+    anchors: Vec<Authority>,
+    /// The anchors in the form that the path builder takes, in the same order.
+    trusted: Vec<TrustAnchor<'static>>,
+    intermediates: Vec<Authority>,
+}
 
 /// A verified path.
 #[derive(Clone, Debug)]
 pub struct Path {
     /// The leaf and its issuers, up to the one below the anchor.
     pub certificates: Vec<CertificateDer<'static>>,
+    /// The facts of the leaf.
+    pub leaf: Certificate,
     /// The earliest end of validity in the path, its anchor among it.
     pub not_after: UnixTime,
+    /// The fingerprint of the anchor.
+    anchor: String,
 }
 
+/// How many certificates a peer may present: a path is at most 8 long, and the rest of an honest list is a root.
+const MAX_PRESENTED: usize = 16;
+
 impl Anchors {
-    /// Builds a set from certificates.
+    /// Builds a set from certificates. One that is given twice counts once.
     ///
     /// # Errors
     /// Every problem: more than the limits allow, a root among the intermediates, an intermediate among the anchors,
@@ -102,11 +127,71 @@ impl Anchors {
         intermediates: &[CertificateDer<'_>],
         limits: Limits,
     ) -> Result<Self, Vec<String>> {
-        let _ = (anchors, intermediates, limits);
-        unimplemented!("Anchors::build")
+        let mut problems = Vec::new();
+        let anchors = authorities(anchors, "trust anchor", &mut problems);
+        let intermediates = authorities(intermediates, "intermediate", &mut problems);
+        if anchors.is_empty() && problems.is_empty() {
+            problems.push("no trust anchor is given (at least one root is needed)".to_owned());
+        }
+        check_count(
+            anchors.len(),
+            limits.anchors,
+            Limits::MAX.anchors,
+            "trust anchors",
+            "max-anchors",
+            &mut problems,
+        );
+        check_count(
+            intermediates.len(),
+            limits.intermediates,
+            Limits::MAX.intermediates,
+            "intermediates",
+            "max-intermediates",
+            &mut problems,
+        );
+        for anchor in anchors
+            .iter()
+            .filter(|anchor| !anchor.facts.is_self_issued())
+        {
+            problems.push(format!(
+                "the trust anchor {} is no root but issued by \"{}\" (list it as an intermediate, and its root as a trust anchor)",
+                anchor.facts.title(),
+                anchor.facts.issuer
+            ));
+        }
+        for root in intermediates.iter().filter(|ca| ca.facts.is_self_issued()) {
+            let title = root.facts.title();
+            problems.push(format!(
+                "the intermediate {title} is a root (list it as a trust anchor)"
+            ));
+        }
+        let mut trusted = Vec::new();
+        for anchor in &anchors {
+            match webpki::anchor_from_trusted_cert(&anchor.der) {
+                Ok(anchor) => trusted.push(anchor.to_owned()),
+                Err(error) => {
+                    problems.push(format!(
+                        "the trust anchor {} cannot be used: {error}",
+                        anchor.facts.title()
+                    ));
+                }
+            }
+        }
+        if problems.is_empty() {
+            Ok(Self {
+                anchors,
+                trusted,
+                intermediates,
+            })
+        } else {
+            Err(problems)
+        }
     }
 
     /// Verifies what a peer presented, leaf first, and builds its path with the help of the configured intermediates.
+    ///
+    /// Signatures, dates (those of the anchor too), basic constraints, path lengths, name constraints and usages are
+    /// checked as RFC 5280 §6 has it; the order of what follows the leaf is of no account.
     ///
     /// # Errors
     /// The certificate at fault and the reason; `certificate-missing` if nothing was presented.
@@ -116,16 +201,223 @@ impl Anchors {
         usage: Usage,
         now: UnixTime,
     ) -> Result<Path, CertificateFault> {
-        let _ = (presented, usage, now);
-        unimplemented!("Anchors::verify")
+        let key_usage = match usage {
+            // RFC 5280 §4.2.1.12: a certificate without the extension may be used for anything.
+            Usage::Client | Usage::ConnectionPoint => KeyUsage::client_auth(),
+        };
+        let leaf = check_presented(presented)?;
+        let pool = pool(&leaf, presented, &self.intermediates);
+        let certificates: Vec<_> = pool.iter().map(|ca| ca.der.clone()).collect();
+        let seen = Seen {
+            leaf: (&presented[0], &leaf),
+            pool: &pool,
+            anchors: &self.anchors,
+            now,
+        };
+        let end_entity =
+            EndEntityCert::try_from(&presented[0]).map_err(|error| explain(&error, &seen))?;
+        let path = end_entity
+            .verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                &self.trusted,
+                &certificates,
+                now,
+                key_usage,
+                None,
+                Some(&|path| self.check_path(path, now)),
+            )
+            .map_err(|error| explain(&error, &seen))?;
+        Ok(self.describe(&path, leaf.clone()))
     }
 
-    /// The names to tell clients, as DER.
+    /// What the path builder does not look at: the dates of the anchor, and whether its intermediates may sign.
+    fn check_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        if let Some(anchor) = self.anchor_of(path) {
+            let (not_before, not_after) = (anchor.facts.not_before, anchor.facts.not_after);
+            if now > not_after {
+                return Err(webpki::Error::CertExpired {
+                    time: now,
+                    not_after,
+                });
+            }
+            if now < not_before {
+                return Err(webpki::Error::CertNotValidYet {
+                    time: now,
+                    not_before,
+                });
+            }
+        }
+        let signs = |der: &CertificateDer<'_>| {
+            Certificate::parse(der).is_ok_and(|facts| facts.signs_certificates)
+        };
+        if path.intermediate_certificates().all(|ca| signs(&ca.der())) {
+            Ok(())
+        } else {
+            Err(webpki::Error::EndEntityUsedAsCa)
+        }
+    }
+
+    fn anchor_of(&self, path: &VerifiedPath<'_>) -> Option<&Authority> {
+        let is_it = |anchor: &TrustAnchor<'_>| {
+            anchor.subject == path.anchor().subject
+                && anchor.subject_public_key_info == path.anchor().subject_public_key_info
+        };
+        let index = self.trusted.iter().position(is_it)?;
+        self.anchors.get(index)
+    }
+
+    fn describe(&self, path: &VerifiedPath<'_>, leaf: Certificate) -> Path {
+        let mut certificates = vec![path.end_entity().der().into_owned()];
+        certificates.extend(
+            path.intermediate_certificates()
+                .map(|ca| ca.der().into_owned()),
+        );
+        let anchor = self.anchor_of(path).map(|anchor| &anchor.facts);
+        let ends = certificates
+            .iter()
+            .filter_map(|der| Certificate::parse(der).ok())
+            .map(|facts| facts.not_after)
+            .chain(anchor.map(|facts| facts.not_after));
+        Path {
+            not_after: ends.min().unwrap_or(leaf.not_after),
+            anchor: anchor
+                .map(|facts| facts.fingerprint.clone())
+                .unwrap_or_default(),
+            certificates,
+            leaf,
+        }
+    }
+
+    /// Whether a path that another set verified leads through this one as well, without verifying it again: its anchor
+    /// is here, each of its intermediates is here or was presented, and none of it has ended.
+    ///
+    /// `false` does not say that another path could not be found.
+    pub fn still_holds(
+        &self,
+        path: &Path,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> bool {
+        let known = |der: &CertificateDer<'_>| {
+            presented.contains(der) || self.intermediates.iter().any(|ca| ca.der == *der)
+        };
+        let anchored = self
+            .anchors
+            .iter()
+            .any(|anchor| anchor.facts.fingerprint == path.anchor);
+        anchored && now <= path.not_after && path.certificates.iter().skip(1).all(known)
+    }
+
+    /// The names to tell clients, as DER, each once.
     ///
     /// # Errors
     /// The names of the list that no anchor and no intermediate has.
     pub fn hints(&self, hints: &Hints) -> Result<Vec<Vec<u8>>, Vec<String>> {
-        let _ = hints;
-        unimplemented!("Anchors::hints")
+        let all = || {
+            self.anchors
+                .iter()
+                .chain(&self.intermediates)
+                .map(|ca| &ca.facts)
+        };
+        let mut names: Vec<Vec<u8>> = match hints {
+            Hints::None => Vec::new(),
+            Hints::All => all().map(|facts| facts.subject_der.clone()).collect(),
+            Hints::List(list) => {
+                let unknown: Vec<_> = list
+                    .iter()
+                    .filter(|name| !all().any(|facts| facts.subject == **name))
+                    .map(|name| {
+                        let known: Vec<_> = all().map(|facts| format!("\"{}\"", facts.subject)).collect();
+                        format!("no trust anchor and no intermediate has the name \"{name}\" (one of {} is allowed)", known.join(", "))
+                    })
+                    .collect();
+                if !unknown.is_empty() {
+                    return Err(unknown);
+                }
+                let listed = all().filter(|facts| list.contains(&facts.subject));
+                listed.map(|facts| facts.subject_der.clone()).collect()
+            }
+        };
+        let mut told = std::collections::HashSet::new();
+        names.retain(|name| told.insert(name.clone()));
+        Ok(names)
+    }
+
+    /// The certificates of the set with the use they are put to (`trust-anchor` or `intermediate`), for lists of what
+    /// expires.
+    pub fn certificates(&self) -> impl Iterator<Item = (&'static str, &Certificate)> {
+        let anchors = self.anchors.iter().map(|ca| ("trust-anchor", &ca.facts));
+        let intermediates = self
+            .intermediates
+            .iter()
+            .map(|ca| ("intermediate", &ca.facts));
+        anchors.chain(intermediates)
     }
 }
+
+fn check_presented(presented: &[CertificateDer<'_>]) -> Result<Certificate, CertificateFault> {
+    let fault = |reason, which: &str, detail: String| CertificateFault {
+        reason,
+        which: which.to_owned(),
+        detail,
+    };
+    let Some(leaf) = presented.first() else {
+        let detail = "was not presented".to_owned();
+        return Err(fault(Reason::CertificateMissing, "", detail));
+    };
+    let leaf = Certificate::parse(leaf)
+        .map_err(|error| fault(Reason::CertificateInvalid, "", error.to_string()))?;
+    if presented.len() > MAX_PRESENTED {
+        let count = presented.len();
+        let detail = format!("came with {count} certificates ({MAX_PRESENTED} are allowed)");
+        return Err(fault(Reason::CertificateInvalid, &leaf.subject, detail));
+    }
+    Ok(leaf)
+}
+
+fn authorities(
+    certificates: &[CertificateDer<'_>],
+    what: &str,
+    problems: &mut Vec<String>,
+) -> Vec<Authority> {
+    let mut found: Vec<Authority> = Vec::new();
+    for der in certificates {
+        match Certificate::parse(der) {
+            Ok(_) if found.iter().any(|ca| ca.der == *der) => {}
+            Ok(facts) if !facts.is_ca => {
+                let title = facts.title();
+                problems.push(format!("the {what} {title} is not a CA certificate"));
+            }
+            Ok(facts) => found.push(Authority {
+                der: der.clone().into_owned(),
+                facts,
+            }),
+            Err(error) => problems.push(format!(
+                "a certificate given as {what} cannot be used: {error}"
+            )),
+        }
+    }
+    found
+}
+
+fn check_count(
+    count: usize,
+    limit: usize,
+    max: usize,
+    what: &str,
+    key: &str,
+    problems: &mut Vec<String>,
+) {
+    if count > max {
+        problems.push(format!(
+            "{count} {what} are given (at most {max} are allowed)"
+        ));
+    } else if count > limit {
+        problems.push(format!(
+            "{count} {what} are given ({limit} are allowed; {key} raises this up to {max})"
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests;
