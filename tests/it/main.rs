@@ -8,6 +8,7 @@ mod backend;
 mod client;
 mod faults;
 mod load;
+mod mesh;
 mod relay;
 mod requests;
 mod trust;

@@ -291,7 +291,7 @@ async fn a_wsus_scan_needs_no_token_and_no_certificate_and_its_100_is_the_backen
 
 #[tokio::test]
 async fn a_long_poll_outlives_every_time_out_while_a_thousand_others_flow() {
-    let short = "[limits]\nidle-timeout = \"1s\"\nprogress-timeout = \"1s\"\n";
+    let short = "[proxy]\nidle-timeout = \"1s\"\nbody-grace = \"1s\"\nhead-timeout = \"1s\"\n";
     let site = Site::start_with(Plan::new().gateway(short)).await;
     let client = site.world.client("pc-1");
     let poll = spawn({
