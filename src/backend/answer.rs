@@ -1,0 +1,133 @@
+//! The body of a backend's answer, which gives the connection back when it ends.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::lease::Lease;
+use super::loan::Loan;
+use super::pool::Home;
+use crate::message::body::{BodyError, Pace, Patience};
+use crate::reason::Reason;
+
+/// The body of an answer. Dropping it before its end closes the connection that it comes from.
+#[derive(Debug)]
+pub struct AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    incoming: hyper::body::Incoming,
+    patience: Option<Patience>,
+    held: Option<Held<B>>,
+}
+
+/// What an exchange holds until its answer has been read.
+#[derive(Debug)]
+pub(super) struct Held<B> {
+    pub(super) lease: Lease<B>,
+    pub(super) home: Home<B>,
+    pub(super) loan: Option<Loan<B>>,
+    pub(super) permit: OwnedSemaphorePermit,
+}
+
+impl<B> AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    /// Wraps what hyper reads; `progress` is how long the server may pause, none for a long poll.
+    pub(super) fn new(
+        incoming: hyper::body::Incoming,
+        progress: Option<Duration>,
+        held: Held<B>,
+    ) -> Self {
+        let patience = progress.map(|grace| {
+            // No rate is asked for: any byte earns the whole time again.
+            let least_rate = 0;
+            Patience::new(Pace { grace, least_rate })
+        });
+        let mut body = Self {
+            incoming,
+            patience,
+            held: Some(held),
+        };
+        if body.incoming.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    /// The answer has been read: the connection goes home if the request was sent whole, too.
+    fn finish(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        let whole = held.loan.as_ref().is_none_or(Loan::is_ended);
+        if !whole {
+            return;
+        }
+        match held.home {
+            Home::Pool(pool) => pool.give(held.lease),
+            Home::Pinned(mut place) => *place = Some(held.lease),
+            Home::None => held.lease.retire(),
+        }
+        drop(held.permit);
+    }
+
+    fn fail(&mut self, error: &hyper::Error) -> BodyError {
+        self.held = None;
+        BodyError::new(Reason::BackendBroken, super::exchange::chain(error))
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+            let Some(patience) = &mut this.patience else {
+                return Poll::Pending;
+            };
+            ready!(patience.poll_exhausted(cx));
+            this.held = None;
+            let detail = "the answer's body made no progress in time";
+            return Poll::Ready(Some(Err(BodyError::new(Reason::BackendTimeout, detail))));
+        };
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                if let Some(patience) = &mut this.patience {
+                    patience.progress(frame.data_ref().map_or(0, Bytes::len));
+                }
+                if this.incoming.is_end_stream() {
+                    this.finish();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(error)) => Some(Err(this.fail(&error))),
+            None => {
+                this.finish();
+                None
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

@@ -1,0 +1,181 @@
+//! One request on one connection: out, interim answers, and the head of the answer.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::Failure;
+use super::lease::Lease;
+use super::loan::{Loan, RequestBody};
+use crate::message::body::BodyError;
+use crate::reason::Reason;
+
+/// How long our own `Expect: 100-continue` holds a body back from a server that ignores it.
+const CONTINUE_TIME: Duration = Duration::from_secs(5);
+
+/// Called when the server has said `100 Continue`.
+pub type OnContinue = Arc<dyn Fn() + Send + Sync>;
+
+/// What one exchange goes by.
+pub(super) struct Course<'e, B> {
+    /// The body, if there is one.
+    pub(super) loan: Option<&'e Loan<B>>,
+    /// Whether the body waits for the server's 100.
+    pub(super) held_back: bool,
+    /// How long the head of the answer may take once the request is out.
+    pub(super) response_timeout: Option<Duration>,
+    /// What to do at the server's 100.
+    pub(super) on_continue: Option<OnContinue>,
+}
+
+/// How an exchange ended before the head of an answer.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// Nothing of the request was written.
+    Unsent(String),
+    /// The connection broke; what the server has seen of the request is unknown.
+    Lost(String),
+    /// There is no sense in trying again.
+    Final(Failure),
+}
+
+impl From<Broken> for Failure {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::Unsent(detail) | Broken::Lost(detail) => {
+                Self::new(Reason::BackendBroken, detail)
+            }
+            Broken::Final(failure) => failure,
+        }
+    }
+}
+
+/// Sends a request and waits for the head of its answer.
+pub(super) async fn exchange<B>(
+    lease: &mut Lease<B>,
+    mut request: Request<RequestBody<B>>,
+    course: Course<'_, B>,
+) -> Result<Response<Incoming>, Broken>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    if course.held_back || course.on_continue.is_some() {
+        hear_interim_answers(&mut request, &course);
+    }
+    let started = Instant::now();
+    let answer = lease.sender().try_send_request(request);
+    tokio::pin!(answer);
+    let mut held_until = course.held_back.then(|| started + CONTINUE_TIME);
+    loop {
+        let deadline = course.deadline(started);
+        let next = earliest(held_until, deadline);
+        tokio::select! {
+            biased;
+            answer = &mut answer => {
+                return answer.map_err(|mut error| {
+                    let unsent = error.take_message().is_some();
+                    course.broken(unsent, &error.into_error())
+                });
+            }
+            () = sleep_until(next) => (),
+        }
+        let now = Instant::now();
+        if held_until.is_some_and(|until| until <= now) {
+            held_until = None;
+            course.open();
+        }
+        // The body may have made progress since the timer was set.
+        if course
+            .deadline(started)
+            .is_some_and(|deadline| deadline <= now)
+        {
+            let detail = format!(
+                "no answer in {:?}",
+                course.response_timeout.unwrap_or_default()
+            );
+            return Err(Broken::Final(Failure::new(Reason::BackendTimeout, detail)));
+        }
+    }
+}
+
+fn hear_interim_answers<B>(request: &mut Request<RequestBody<B>>, course: &Course<'_, B>)
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+{
+    let open = course.loan.map(Loan::opener);
+    let on_continue = course.on_continue.clone();
+    hyper::ext::on_informational(request, move |answer| {
+        if answer.status() != StatusCode::CONTINUE {
+            return;
+        }
+        if let Some(open) = &open {
+            open();
+        }
+        if let Some(on_continue) = &on_continue {
+            on_continue();
+        }
+    });
+}
+
+impl<B> Course<'_, B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    /// When the head of the answer must have come: counted from the last sign of life of the request.
+    fn deadline(&self, started: Instant) -> Option<Instant> {
+        let sent = self
+            .loan
+            .map_or(started, |loan| loan.progress().max(started));
+        Some(sent + self.response_timeout?)
+    }
+
+    fn open(&self) {
+        if let Some(loan) = self.loan {
+            loan.open();
+        }
+    }
+
+    fn broken(&self, unsent: bool, error: &hyper::Error) -> Broken {
+        if let Some(fault) = self.loan.and_then(Loan::fault) {
+            return Broken::Final(Failure::new(fault.reason, fault.detail));
+        }
+        let detail = chain(error);
+        if unsent {
+            Broken::Unsent(detail)
+        } else if error.is_parse() {
+            Broken::Final(Failure::new(Reason::BackendProtocol, detail))
+        } else {
+            Broken::Lost(detail)
+        }
+    }
+}
+
+/// An error with its causes, outermost first.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
