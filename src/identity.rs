@@ -4,15 +4,18 @@
 //! that a new generation, or a chain that ends, closes those that no longer verify. Nothing above this module sees a
 //! type of X.509. Rank 4.
 
+mod generation;
+mod live;
 mod trust;
 
-pub use trust::{Live, Trust};
+pub use live::Live;
+pub use trust::{Settings, Trust};
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::pki::CertificateFault;
+use crate::pki::{Certificate, CertificateFault};
 
 /// A verified peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,26 @@ pub struct Identity {
     pub leaf: Bytes,
     /// The validated path as DER: the leaf and its issuers, up to the one below the anchor.
     pub chain: Vec<Bytes>,
+}
+
+impl Identity {
+    /// `chain` is the path's certificates.
+    fn of(leaf: &Certificate, chain: Vec<Bytes>) -> Self {
+        let name = match (leaf.dns_names.first(), &leaf.common_name) {
+            (Some(name), _) => name.to_ascii_lowercase(),
+            (None, Some(name)) => name.clone(),
+            (None, None) => leaf.subject.clone(),
+        };
+        Self {
+            name,
+            subject: leaf.subject.clone(),
+            issuer: leaf.issuer.clone(),
+            serial: leaf.serial.clone(),
+            fingerprint: leaf.fingerprint.clone(),
+            leaf: chain.first().cloned().unwrap_or_default(),
+            chain,
+        }
+    }
 }
 
 /// What a connection's client certificate is worth.

@@ -2,6 +2,7 @@
 
 mod pool;
 
+use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
 
@@ -110,7 +111,7 @@ pub struct Path {
     /// The earliest end of validity in the path, its anchor among it.
     pub not_after: UnixTime,
     /// The fingerprint of the anchor.
-    anchor: String,
+    pub anchor: String,
 }
 
 /// How many certificates a peer may present: a path is at most 8 long, and the rest of an honest list is a root.
@@ -289,23 +290,15 @@ impl Anchors {
     }
 
     /// Whether a path that another set verified leads through this one as well, without verifying it again: its anchor
-    /// is here, each of its intermediates is here or was presented, and none of it has ended.
+    /// (by fingerprint) is here, and each of its intermediates is here or was presented. Dates are not looked at.
     ///
-    /// `false` does not say that another path could not be found.
-    pub fn still_holds(
-        &self,
-        path: &Path,
-        presented: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> bool {
-        let known = |der: &CertificateDer<'_>| {
-            presented.contains(der) || self.intermediates.iter().any(|ca| ca.der == *der)
+    /// `chain` is the path from the leaf on. `false` does not say that another path could not be found.
+    pub fn still_holds(&self, anchor: &str, chain: &[Bytes], presented: &[Bytes]) -> bool {
+        let known = |der: &Bytes| {
+            presented.contains(der) || self.intermediates.iter().any(|ca| *ca.der == **der)
         };
-        let anchored = self
-            .anchors
-            .iter()
-            .any(|anchor| anchor.facts.fingerprint == path.anchor);
-        anchored && now <= path.not_after && path.certificates.iter().skip(1).all(known)
+        let anchored = self.anchors.iter().any(|ca| ca.facts.fingerprint == anchor);
+        anchored && chain.iter().skip(1).all(known)
     }
 
     /// The names to tell clients, as DER, each once.

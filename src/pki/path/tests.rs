@@ -377,11 +377,24 @@ fn a_path_still_holds_exactly_while_its_certificates_are_known() {
     let chain = world.client(days(-1, 30));
     let configured = world.anchors(&[&world.issuing]);
     let path = verify(&configured, &chain[..1]).unwrap();
-    assert!(configured.still_holds(&path, &chain[..1], at(0)));
-    assert!(!configured.still_holds(&path, &chain[..1], at(31)));
-    assert!(!world.anchors(&[]).still_holds(&path, &chain[..1], at(0)));
-    assert!(world.anchors(&[]).still_holds(&path, &chain, at(0)));
-    assert!(!anchors(&[&root("Other")], &[&world.issuing]).still_holds(&path, &chain, at(0)));
+    let [sent, whole] = [&chain[..1], &chain[..]].map(bytes);
+    let holds = |anchors: &Anchors, presented: &[Bytes]| {
+        anchors.still_holds(&path.anchor, &whole, presented)
+    };
+    assert!(holds(&configured, &sent));
+    assert!(!holds(&world.anchors(&[]), &sent));
+    assert!(holds(&world.anchors(&[]), &whole));
+    assert!(!holds(
+        &anchors(&[&root("Other")], &[&world.issuing]),
+        &whole
+    ));
+}
+
+fn bytes(certificates: &[CertificateDer<'_>]) -> Vec<Bytes> {
+    certificates
+        .iter()
+        .map(|der| Bytes::copy_from_slice(der))
+        .collect()
 }
 
 #[test]

@@ -1,0 +1,223 @@
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::*;
+use crate::pki::Limits;
+use crate::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity};
+
+fn key() -> Key {
+    Key::generate(KeyAlgorithm::EcdsaP256).unwrap()
+}
+
+fn root(name: &str) -> Authority {
+    Authority::root(name, key(), Validity::days(UnixTime::now(), 100)).unwrap()
+}
+
+fn anchors(roots: &[&Authority], intermediates: &[&Authority]) -> Anchors {
+    let [roots, intermediates] = [roots, intermediates].map(|list| {
+        list.iter()
+            .map(|ca| ca.certificate().clone())
+            .collect::<Vec<_>>()
+    });
+    Anchors::build(&roots, &intermediates, Limits::MAX).unwrap()
+}
+
+fn trust(anchors: Anchors) -> (Trust, Metrics) {
+    let metrics = Metrics::new();
+    (Trust::new(anchors, Usage::Client, metrics.clone()), metrics)
+}
+
+fn client(ca: &Authority, days: u64) -> Vec<CertificateDer<'static>> {
+    let leaf = Leaf::client("pc-1.test", Validity::days(UnixTime::now(), days));
+    ca.issue(&leaf, &key()).unwrap().chain
+}
+
+fn later(days: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(
+        UnixTime::now().as_secs() + days * 86_400,
+    ))
+}
+
+/// Whether `closed` is ready at once.
+async fn fault_of(live: &mut Live) -> Option<CertificateFault> {
+    tokio::select! {
+        biased;
+        fault = live.closed() => Some(fault),
+        () = std::future::ready(()) => None,
+    }
+}
+
+#[tokio::test]
+async fn a_new_generation_closes_exactly_the_connections_that_no_longer_verify() {
+    let (a, b) = (root("A"), root("B"));
+    let (trust, metrics) = trust(anchors(&[&a, &b], &[]));
+    let mut of_a = trust.admit(client(&a, 10));
+    let mut of_b = trust.admit(client(&b, 10));
+    let mut of_nobody = trust.admit(client(&root("C"), 10));
+    let mut without = trust.admit(Vec::new());
+    assert_eq!(trust.live(), 2);
+    assert_eq!(of_a.identity().unwrap().name, "pc-1.test");
+    assert!(matches!(
+        of_nobody.certificate(),
+        ClientCertificate::Refused(_)
+    ));
+    assert_eq!(without.certificate(), ClientCertificate::Missing);
+
+    assert_eq!(trust.replace(anchors(&[&b], &[])), 2);
+    let fault = fault_of(&mut of_a).await.expect("its root is gone");
+    assert_eq!(
+        (fault.reason, fault.which.as_str()),
+        (Reason::CertificateUnknownIssuer, "CN=pc-1.test")
+    );
+    assert_eq!(fault_of(&mut of_a).await, Some(fault.clone()));
+    assert_eq!(of_a.certificate(), ClientCertificate::Refused(fault));
+    for live in [&mut of_b, &mut of_nobody, &mut without] {
+        assert_eq!(fault_of(live).await, None);
+    }
+    assert!(of_b.identity().is_some());
+    assert!(metrics.encode().contains("opencmg_trust_generation 2"));
+    assert!(metrics.encode().contains(
+        "opencmg_trust_closed_connections_total{reason=\"certificate-unknown-issuer\"} 1"
+    ));
+
+    // Being trusted again does not bring a closing connection back.
+    trust.replace(anchors(&[&a, &b], &[]));
+    assert!(fault_of(&mut of_a).await.is_some());
+    drop((of_a, of_b, of_nobody, without));
+    assert_eq!(trust.live(), 0);
+}
+
+#[tokio::test]
+async fn a_waiting_connection_is_woken_when_it_must_close() {
+    let a = root("A");
+    let (trust, _) = trust(anchors(&[&a], &[]));
+    let mut live = trust.admit(client(&a, 10));
+    let waiting = async { live.closed().await };
+    let replacing = async { trust.replace(anchors(&[&root("B")], &[])) };
+    let (fault, _) = tokio::join!(waiting, replacing);
+    assert_eq!(fault.reason, Reason::CertificateUnknownIssuer);
+}
+
+#[tokio::test]
+async fn a_connection_lives_on_if_another_path_is_found() {
+    let (a, b) = (root("A"), root("B"));
+    let issuing_key = key();
+    let pem = issuing_key.to_pem();
+    let under_a = a
+        .intermediate("Issuing", issuing_key, Validity::days(UnixTime::now(), 50))
+        .unwrap();
+    let same_key = Key::of(
+        &crate::pki::load_pem(under_a.to_pem().as_bytes(), pem.as_bytes())
+            .unwrap()
+            .key,
+    )
+    .unwrap();
+    let under_b = b
+        .intermediate("Issuing", same_key, Validity::days(UnixTime::now(), 50))
+        .unwrap();
+    let (trust, _) = trust(anchors(&[&a], &[&under_a]));
+    let leaf_only = client(&under_a, 10)[..1].to_vec();
+    let mut live = trust.admit(leaf_only);
+    trust.replace(anchors(&[&b], &[&under_b]));
+    assert_eq!(fault_of(&mut live).await, None);
+    assert!(live.identity().is_some());
+    trust.replace(anchors(&[&b], &[]));
+    assert!(fault_of(&mut live).await.is_some());
+}
+
+#[tokio::test]
+async fn a_chain_that_ends_closes_its_connection_when_the_time_comes() {
+    let a = root("A");
+    let (trust, _) = trust(anchors(&[&a], &[]));
+    let mut short = trust.admit(client(&a, 1));
+    let mut long = trust.admit(client(&a, 10));
+    trust.recheck_expired(UnixTime::now());
+    assert_eq!(fault_of(&mut short).await, None);
+    trust.recheck_expired(later(2));
+    assert_eq!(
+        fault_of(&mut short).await.unwrap().reason,
+        Reason::CertificateExpired
+    );
+    assert_eq!(fault_of(&mut long).await, None);
+    trust.recheck_expired(later(11));
+    assert_eq!(
+        fault_of(&mut long).await.unwrap().reason,
+        Reason::CertificateExpired
+    );
+}
+
+#[test]
+fn verifying_alone_counts_and_remembers_and_follows_the_generation() {
+    let (a, b) = (root("A"), root("B"));
+    let (trust, metrics) = trust(anchors(&[&a], &[]));
+    let chain = client(&a, 10);
+    trust.verify(&chain).unwrap();
+    trust.verify(&chain).unwrap();
+    trust.replace(anchors(&[&b], &[]));
+    assert_eq!(
+        trust.verify(&chain).unwrap_err().reason,
+        Reason::CertificateUnknownIssuer
+    );
+    let text = metrics.encode();
+    for outcome in ["verified", "remembered", "refused"] {
+        let line = format!("opencmg_certificate_verifications_total{{outcome=\"{outcome}\"}} 1");
+        assert!(text.contains(&line), "{text}");
+    }
+}
+
+/// Every connection that outlives the last swap must be one that the last generation verifies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_connection_slips_through_a_swap_during_its_admission() {
+    const ADMITTING: usize = 4;
+    const SWAPS: usize = 60;
+    let (a, b) = (root("A"), root("B"));
+    let sets = [anchors(&[&a, &b], &[]), anchors(&[&b], &[])];
+    let (trust, _) = trust(sets[0].clone());
+    let chains: Vec<_> = (0..16)
+        .map(|n| client(if n % 2 == 0 { &a } else { &b }, 10))
+        .collect();
+    let done = Arc::new(AtomicBool::new(false));
+    let admitting: Vec<_> = (0..ADMITTING)
+        .map(|_| {
+            let (trust, chains, done) = (trust.clone(), chains.clone(), Arc::clone(&done));
+            tokio::task::spawn_blocking(move || {
+                let mut admitted = Vec::new();
+                while !done.load(Ordering::SeqCst) {
+                    for (n, chain) in chains.iter().enumerate() {
+                        admitted.push((n, trust.admit(chain.clone())));
+                    }
+                    if admitted.len() > 400 {
+                        admitted.drain(..200);
+                    }
+                }
+                admitted
+            })
+        })
+        .collect();
+    let swapping = {
+        let trust = trust.clone();
+        tokio::task::spawn_blocking(move || {
+            for n in 1..=SWAPS * 2 + 1 {
+                trust.replace(sets[n % 2].clone());
+            }
+        })
+    };
+    swapping.await.unwrap();
+    done.store(true, Ordering::SeqCst);
+    let (mut of_a, mut of_b) = (0, 0);
+    for task in admitting {
+        for (n, mut live) in task.await.unwrap() {
+            let verified = live.identity().is_some();
+            let closing = fault_of(&mut live).await.is_some();
+            if n % 2 == 0 {
+                assert!(!verified, "a chain of the removed root counts as verified");
+                of_a += 1;
+            } else {
+                assert!(verified && !closing, "a chain of the kept root was closed");
+                of_b += 1;
+            }
+        }
+    }
+    assert!(of_a > 0 && of_b > 0);
+    assert_eq!(trust.live(), 0);
+}
