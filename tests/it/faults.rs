@@ -221,7 +221,7 @@ async fn a_tunnel_whose_packets_vanish_is_given_up_and_its_gets_are_sent_elsewhe
     gated.open();
     assert_every_one_is_ok(&all(reads).await);
     let silent = world.gateways[0]
-        .metric("opencmg_tunnels_ended_total", "tunnel-silent")
+        .metric("opencmg_tunnel_ends_total", "tunnel-silent")
         .await;
     assert!(silent >= 1.0, "{silent} tunnels were given up");
     relay.pass();

@@ -9,6 +9,7 @@ mod client;
 mod faults;
 mod load;
 mod mesh;
+mod observe;
 mod relay;
 mod requests;
 mod trust;

@@ -1,0 +1,139 @@
+//! What an administrator sees of a request: access log, metrics and health, with one request id on all hops.
+
+use std::fs;
+
+use http::StatusCode;
+use opencmg::cli::builtin::{BuiltIn, MPLIST, Options};
+
+use crate::client::get;
+use crate::world::{Plan, eventually, mutual, plain_get};
+
+#[tokio::test]
+async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let log = "[log.access]\nfile = \"access.json\"\nformat = \"json\"\n";
+    let plan = Plan::new()
+        .gateway(log)
+        .gateway("[log]\nlevel = \"debug\"\n");
+    let world = plan
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    let gateway = &world.gateways[0];
+    let client = world.client("pc-1");
+    let spoofed = http::Request::get(mutual("SMS_MP/.sms_aut?MPLIST"))
+        .header("x-request-id", "spoofed")
+        .header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+        .body(crate::client::empty())
+        .unwrap();
+    let answer = client.send(spoofed).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    let id = answer.headers["x-request-id"].to_str().unwrap().to_owned();
+    assert_ne!(id, "spoofed");
+
+    let file = world.dir.path().join("access.json");
+    let mut line = String::new();
+    eventually("the line is written", async || {
+        line = fs::read_to_string(&file).unwrap_or_default();
+        line.contains(&id)
+    })
+    .await;
+    let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+    assert_eq!(line["request_id"], id);
+    assert_eq!(line["method"], "GET");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["client"], "pc-1");
+    assert_eq!(line["endpoint"], "SMS_MP");
+    assert_eq!(line["bytes_out"], MPLIST.len());
+    assert_eq!(line["connection_point"], "cp-1");
+
+    let of_endpoint = "endpoint=\"SMS_MP\"";
+    assert_eq!(
+        gateway.metric("opencmg_requests_total", of_endpoint).await,
+        1.0
+    );
+    let sent = gateway
+        .metric("opencmg_sent_bytes_total", of_endpoint)
+        .await;
+    assert_eq!(sent, MPLIST.len() as f64);
+    assert_eq!(
+        gateway
+            .metric("opencmg_requests_in_flight", of_endpoint)
+            .await,
+        0.0
+    );
+    assert_eq!(gateway.metric("opencmg_revocation_checked", "").await, 0.0);
+    gateway.says("no CRL is checked").await;
+
+    let refused = world.anonymous().get(&mutual("SMS_MP/x")).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let reason = "reason=\"certificate-missing\"";
+    eventually("the refusal is counted by its reason", async || {
+        gateway
+            .metric("opencmg_request_failures_total", reason)
+            .await
+            == 1.0
+    })
+    .await;
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn health_means_accepting_and_readiness_a_tunnel() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
+    let mut world = plan.start().await;
+    let health = world.gateways[0].health;
+    assert_eq!(plain_get(health, "/healthz").await.0, 200);
+    assert_eq!(plain_get(health, "/readyz").await.0, 200);
+    world.connection_points[0].stop().await;
+    eventually("not ready without a tunnel", async || {
+        plain_get(health, "/readyz").await.0 == 503
+    })
+    .await;
+    assert_eq!(plain_get(health, "/healthz").await.0, 200);
+    world.connection_points[0].start();
+    world.gateways[0].has_tunnels(1).await;
+    assert_eq!(plain_get(health, "/readyz").await.0, 200);
+    let client = world.client("pc-1");
+    assert_eq!(
+        client
+            .send(get(&mutual("SMS_MP/.sms_aut?MPLIST")))
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn a_hangup_reloads_and_reopens_the_logs() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let log = "[log.access]\nfile = \"access.log\"\n";
+    let plan = Plan::new()
+        .gateway(log)
+        .connection_point(&backend.url(), &backend.url());
+    let world = plan.start().await;
+    let client = world.client("pc-1");
+    let file = world.dir.path().join("access.log");
+    client.get(&mutual("SMS_MP/.sms_aut?MPLIST")).await;
+    eventually("the first line", async || {
+        fs::read_to_string(&file).is_ok_and(|t| !t.is_empty())
+    })
+    .await;
+    fs::rename(&file, world.dir.path().join("access.1")).unwrap();
+    world.gateways[0].signal("HUP");
+    eventually("a line in the new file", async || {
+        client.get(&mutual("SMS_MP/.sms_aut?MPLIST")).await;
+        fs::read_to_string(&file).is_ok_and(|text| text.contains("SMS_MP"))
+    })
+    .await;
+    world.finish().await;
+    backend.stop().await;
+}
