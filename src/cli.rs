@@ -1,3 +1,196 @@
 //! The commands: what `opencmg` does when it is started.
+//!
+//! Each verb is one file below; this one holds what they take and how they end. Exit codes: 0 done, 1 failed,
+//! 64 wrong usage, 78 wrong configuration (as in `sysexits.h`).
 
 pub mod builtin;
+mod certificate;
+mod files;
+mod roles;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::Problem;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const CONFIGURATION: u8 = 78;
+
+const LONG_ABOUT: &str = "An open cloud management gateway: managed computers on the internet reach management \
+points and software update points inside the network, with no inbound port open there.
+
+A gateway runs in the cloud and a connection point inside the network; `opencmg quickstart` shows both at \
+work on this machine.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration.";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "opencmg",
+    version = version(),
+    about = "An open cloud management gateway",
+    long_about = LONG_ABOUT,
+    after_help = EXIT_CODES,
+    max_term_width = 110
+)]
+struct Commands {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Runs a gateway in the foreground
+    Gateway(Config),
+    /// Runs a connection point in the foreground, or prepares one
+    ConnectionPoint(ConnectionPoint),
+    /// Signs what `opencmg connection-point key` made
+    ConnectionPointCertificate(certificate::Sign),
+    /// Validates a configuration of either role with everything it points to
+    Check {
+        /// gateway.toml or connection-point.toml
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Config {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct ConnectionPoint {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Option<ConnectionPointVerb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConnectionPointVerb {
+    /// Tries everything that the connection point needs and says what to do about what fails
+    Check(Config),
+    /// Makes a key and a certificate signing request for a connection point; the key stays here
+    Key(certificate::MakeKey),
+}
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is wrong: every problem that was found.
+    Configuration(Vec<Problem>),
+    /// Something failed; the causes are printed below it.
+    Failed(anyhow::Error),
+    /// The command has said on standard output what failed.
+    Said,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Vec<Problem>> for Failure {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::Configuration(problems)
+    }
+}
+
+/// Runs the command that the arguments name (the first is the program) and says how it ended.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let commands = match Commands::try_parse_from(arguments) {
+        Ok(commands) => commands,
+        Err(error) => {
+            // Nothing is left to do when the terminal is gone.
+            let _ = error.print();
+            let usage = error.use_stderr();
+            return ExitCode::from(if usage { USAGE } else { 0 });
+        }
+    };
+    match commands.verb.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(failure.print()),
+    }
+}
+
+impl Verb {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Gateway(Config { config }) => on_runtime(roles::gateway(config)),
+            Self::ConnectionPoint(ConnectionPoint { verb, config }) => match (verb, config) {
+                (Some(ConnectionPointVerb::Check(_)), _) => Ok(()),
+                (Some(ConnectionPointVerb::Key(options)), _) => Ok(certificate::key(&options)?),
+                (None, Some(config)) => {
+                    let _ = config;
+                    Ok(())
+                }
+                // The parser asks for one of the two.
+                (None, None) => Ok(()),
+            },
+            Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
+            Self::Check { .. } => Ok(()),
+        }
+    }
+}
+
+impl Failure {
+    /// Prints to standard error and returns the exit code.
+    fn print(&self) -> u8 {
+        let (lines, code) = match self {
+            Self::Configuration(problems) => {
+                let lines: Vec<_> = problems.iter().map(Problem::to_string).collect();
+                (lines, CONFIGURATION)
+            }
+            Self::Failed(error) => {
+                let mut lines = vec![format!("opencmg: {error}")];
+                let causes = error.chain().skip(1);
+                lines.extend(causes.map(|cause| format!("  {cause}")));
+                (lines, FAILED)
+            }
+            Self::Said => (Vec::new(), FAILED),
+        };
+        let mut out = std::io::stderr().lock();
+        for line in lines {
+            // Nothing is left to do when the terminal is gone.
+            let _ = writeln!(out, "{line}");
+        }
+        code
+    }
+}
+
+/// Prints lines to standard output, and fails where a pipe is closed.
+fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.as_ref())?;
+    Ok(out.flush()?)
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(work)
+}
+
+/// The version, with the commit where the build named it in `OPENCMG_COMMIT`.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let version = env!("CARGO_PKG_VERSION");
+        match option_env!("OPENCMG_COMMIT") {
+            Some(commit) if !commit.is_empty() => format!("{version} ({commit})"),
+            Some(_) | None => version.to_owned(),
+        }
+    });
+    &VERSION
+}

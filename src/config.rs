@@ -1,1 +1,48 @@
-//! Placeholder of the config module.
+//! The two process files, `gateway.toml` and `connection-point.toml`: composed of each module's own settings.
+//!
+//! Nothing here knows a default or a limit; it reads section by section, adds what only shows across sections, and
+//! returns either the whole or everything that is wrong. Rank 9: used by `cli`.
+
+mod connection_point;
+mod gateway;
+
+use std::path::Path;
+
+pub use connection_point::{ConnectionPoint, load_connection_point};
+pub use gateway::{Gateway, load_gateway};
+
+use crate::settings::{Problem, Source};
+
+/// Which role a file configures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It has a `[connection-point]`.
+    ConnectionPoint,
+    /// It has a `[gateway]`.
+    Gateway,
+}
+
+/// Tells a file's role by its tables.
+///
+/// # Errors
+/// One problem, if the file cannot be read, is not TOML or has neither table.
+pub fn role_of(path: &Path) -> Result<Role, Problem> {
+    let text = std::fs::read_to_string(path);
+    let table = text.ok().and_then(|text| text.parse::<toml::Table>().ok());
+    let Some(table) = table else {
+        // The loader words what is wrong with a file that cannot be read or parsed.
+        return Source::load(path).map(|_| Role::Gateway);
+    };
+    if table.contains_key("connection-point") {
+        return Ok(Role::ConnectionPoint);
+    }
+    if table.contains_key("gateway") {
+        return Ok(Role::Gateway);
+    }
+    Err(Problem {
+        file: path.display().to_string(),
+        key: String::new(),
+        what: "configures neither role (a [gateway] or a [connection-point] table is needed)"
+            .to_owned(),
+    })
+}

@@ -1,3 +1,5 @@
-//! The `opencmg` binary.
+//! The `opencmg` binary: hands its arguments to [`opencmg::cli`].
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    opencmg::cli::run(std::env::args_os())
+}

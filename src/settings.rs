@@ -150,6 +150,12 @@ impl<'s> Reader<'s> {
         self.table.contains_key(key)
     }
 
+    /// Whether the file has the key in a table of this one.
+    pub fn has_in(&self, table: &str, key: &str) -> bool {
+        let table = self.table.get(table).and_then(Value::as_table);
+        table.is_some_and(|table| table.contains_key(key))
+    }
+
     /// Records a fault of a key of this table.
     pub fn fault(&self, key: &str, what: impl Into<String>) {
         self.source.fault(&self.key(key), what);

@@ -6,11 +6,13 @@
 
 mod accept;
 mod client;
+mod https;
 mod server;
 mod settings;
 
 pub use accept::{AcceptError, Accepted, Port, Purpose};
 pub use client::{TUNNEL_ALPN, TUNNEL_LABEL, TunnelClientSettings, Way, tunnel_client};
+pub use https::https_client;
 pub use server::{ServerTls, VerifyFn};
 pub use settings::{
     ClientCertificates, NameSettings, OnBadClientCertificate, ServerSettings, Version,

@@ -1,0 +1,97 @@
+//! `connection-point.toml`: what one connection point is, which gateways it dials and what it publishes.
+
+use std::path::Path;
+
+use crate::connection_point::Settings;
+use crate::logging;
+use crate::pki::{self, KeyPair, UnixTime};
+use crate::settings::{Problem, Reader, Source};
+
+/// What `connection-point.toml` says.
+#[derive(Clone, Debug)]
+pub struct ConnectionPoint {
+    /// The settings that the connection point is built from.
+    pub settings: Settings,
+    /// Where and how is logged.
+    pub log: logging::Settings,
+}
+
+/// Reads and checks `connection-point.toml`, and the certificate that it authenticates with.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of its keys.
+pub fn load_connection_point(path: &Path, now: UnixTime) -> Result<ConnectionPoint, Vec<Problem>> {
+    let source = Source::load(path).map_err(|problem| vec![problem])?;
+    let root = source.root();
+    let connection_point = read(&root);
+    if !source.is_faulty() {
+        check_certificate(&root, &connection_point.settings, now);
+    }
+    drop(root);
+    let problems = source.finish();
+    problems
+        .is_empty()
+        .then_some(connection_point)
+        .ok_or(problems)
+}
+
+pub(super) fn read(root: &Reader<'_>) -> ConnectionPoint {
+    ConnectionPoint {
+        settings: Settings::read(root),
+        log: logging::Settings::read(&root.table("log")),
+    }
+}
+
+fn check_certificate(root: &Reader<'_>, settings: &Settings, now: UnixTime) {
+    let fault = |key: &str, what: String| root.fault(&format!("connection-point.{key}"), what);
+    let read = |key: &str, path: &Path| {
+        let result = std::fs::read(path);
+        result
+            .map_err(|error| fault(key, format!("{}: cannot be read: {error}", path.display())))
+            .ok()
+    };
+    let certificate = read("certificate", &settings.certificate);
+    let key = read("key", &settings.key);
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        return;
+    };
+    match pki::load_pem(&certificate, &key) {
+        Ok(pair) => {
+            for what in faults_of(&pair, now) {
+                fault(
+                    "certificate",
+                    format!("{}: {what}", settings.certificate.display()),
+                );
+            }
+        }
+        Err(error) => {
+            let path = settings.certificate.display();
+            fault("certificate", format!("{path}: {error}"));
+        }
+    }
+}
+
+/// What a gateway would refuse.
+fn faults_of(pair: &KeyPair, now: UnixTime) -> Vec<String> {
+    let leaf = match pair.leaf() {
+        Ok(leaf) => leaf,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut faults = Vec::new();
+    if now > leaf.not_after {
+        faults.push(format!("the certificate {} has expired", leaf.title()));
+    }
+    if now < leaf.not_before {
+        faults.push(format!("the certificate {} is not valid yet", leaf.title()));
+    }
+    if !leaf.client_auth {
+        faults.push(format!(
+            "the certificate {} is not meant for client authentication (make one with `opencmg connection-point-certificate`)",
+            leaf.title()
+        ));
+    }
+    if leaf.dns_names.is_empty() && leaf.common_name.is_none() {
+        faults.push("the certificate has no name (a DNS name is needed)".to_owned());
+    }
+    faults
+}
