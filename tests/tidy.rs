@@ -1,0 +1,16 @@
+//! What the compiler does not check: who imports whom, how files look, and that the README, the samples and the code agree.
+//!
+//! Each test reads the tree of the package itself and says how much it visited, so that one that visits nothing fails.
+
+#![allow(missing_docs, reason = "tests are sentences")]
+
+#[path = "tidy/agreement.rs"]
+mod agreement;
+#[path = "tidy/docker.rs"]
+mod docker;
+#[path = "tidy/files.rs"]
+mod files;
+#[path = "tidy/imports.rs"]
+mod imports;
+#[path = "tidy/tree.rs"]
+mod tree;
