@@ -7,11 +7,17 @@
 mod accept;
 mod client;
 mod https;
+mod keys;
+mod name;
 mod server;
 mod settings;
+mod suites;
+mod verifier;
 
 pub use accept::{AcceptError, Accepted, Port, Purpose};
-pub use client::{TUNNEL_ALPN, TUNNEL_LABEL, TunnelClientSettings, Way, tunnel_client};
+pub use client::{
+    GatewayCertificateError, TUNNEL_ALPN, TUNNEL_LABEL, TunnelClientSettings, Way, tunnel_client,
+};
 pub use https::https_client;
 pub use server::{ServerTls, VerifyFn};
 pub use settings::{

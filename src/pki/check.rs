@@ -103,8 +103,8 @@ fn check_name(der: &CertificateDer<'_>, leaf: &Certificate, name: &str) -> Optio
     ))
 }
 
-/// Whether a certificate is valid for a name; a wildcard name must stand in it as it is.
-pub(super) fn covers(der: &CertificateDer<'_>, leaf: &Certificate, name: &str) -> bool {
+/// Whether a certificate, of which `leaf` is the facts, is valid for a name; a wildcard name must stand in it as it is.
+pub fn covers(der: &CertificateDer<'_>, leaf: &Certificate, name: &str) -> bool {
     if name.starts_with("*.") {
         return leaf
             .dns_names

@@ -1,10 +1,17 @@
 //! One handshake: from the accepted socket to a stream whose purpose is known.
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use std::io;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use rustls::{AlertDescription, HandshakeKind};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::server::ServerTls;
+use super::server::{Choice, ServerTls};
 use super::settings::ClientCertificates;
+use super::verifier::Found;
 use crate::pki::CertificateDer;
 use crate::reason::Reason;
 
@@ -52,7 +59,7 @@ pub struct Accepted<IO> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}")]
 pub struct AcceptError {
-    /// The stable code.
+    /// The stable code; `client-gone` for a peer that closed the connection, which is what port probes do.
     pub reason: Reason,
     /// What happened, for the log.
     pub detail: String,
@@ -67,12 +74,128 @@ impl ServerTls {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    #[allow(clippy::unused_async, reason = "filled in with the configurations")]
     pub async fn accept<IO>(&self, io: IO, port: Port) -> Result<Accepted<IO>, AcceptError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let _ = (io, port);
-        unimplemented!("ServerTls::accept")
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), io);
+        let mut start = match (&mut acceptor).await {
+            Ok(start) => start,
+            Err(error) => return Err(end(acceptor.take_io(), AcceptError::of(&error)).await),
+        };
+        let found = Found::default();
+        let choice = self.choose(&start.client_hello(), port, &found);
+        let choice = match choice {
+            Ok(choice) => choice,
+            Err(error) => {
+                // If it cannot be written, the peer is gone and needs no alert.
+                let _ = start.io.write_all(&plain_alert(error.reason)).await;
+                return Err(end(Some(start.io), error).await);
+            }
+        };
+        match start
+            .into_stream(choice.config.clone())
+            .into_fallible()
+            .await
+        {
+            Ok(stream) => Ok(accepted(stream, choice)),
+            Err((error, io)) => {
+                let error = AcceptError::of_certificate(&error, &found, choice.tunnel);
+                Err(end(Some(io), error).await)
+            }
+        }
+    }
+}
+
+fn accepted<IO>(stream: TlsStream<IO>, choice: Choice) -> Accepted<IO> {
+    let session = stream.get_ref().1;
+    let purpose = if choice.tunnel {
+        Purpose::Tunnel
+    } else {
+        let http2 = session.alpn_protocol() == Some(b"h2");
+        Purpose::Client { http2 }
+    };
+    let presented = session.peer_certificates().unwrap_or_default();
+    Accepted {
+        purpose,
+        server_name: choice.server_name,
+        presented: presented
+            .iter()
+            .map(|der| der.clone().into_owned())
+            .collect(),
+        resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
+        client_certificates: choice.client_certificates,
+        stream,
+    }
+}
+
+/// Ends a connection whose handshake failed: our side is closed, and what the peer has under way is read, since
+/// closing a socket with unread data makes TCP reset it, and the peer would lose the alert.
+async fn end<IO>(io: Option<IO>, error: AcceptError) -> AcceptError
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Longer than a round trip to any client.
+    const LINGER: Duration = Duration::from_secs(1);
+    /// A first request with its head.
+    const MOST: u64 = 64 << 10;
+    if let (Some(mut io), false) = (io, error.reason == Reason::ClientGone) {
+        let linger = async {
+            io.shutdown().await?;
+            tokio::io::copy(&mut io.take(MOST), &mut tokio::io::sink()).await
+        };
+        // However it ends, the connection is closed.
+        let _ = tokio::time::timeout(LINGER, linger).await;
+    }
+    error
+}
+
+/// An alert before any key is agreed on (RFC 8446 §6): fatal, and `unrecognized_name` or `internal_error`.
+fn plain_alert(reason: Reason) -> [u8; 7] {
+    let alert = if reason == Reason::UnknownServerName {
+        AlertDescription::UnrecognisedName
+    } else {
+        AlertDescription::InternalError
+    };
+    [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, u8::from(alert)]
+}
+
+impl AcceptError {
+    /// What a failed handshake says, if it was not the peer's certificate.
+    fn of(error: &io::Error) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let (reason, detail) = match tls {
+            Some(rustls::Error::AlertReceived(alert)) => (
+                Reason::HandshakeFailed,
+                format!("the client refused it: {alert:?}"),
+            ),
+            Some(rustls::Error::NoCertificatesPresented) => (
+                Reason::CertificateMissing,
+                "the client presented no certificate".to_owned(),
+            ),
+            Some(other) => (Reason::HandshakeFailed, other.to_string()),
+            None => (
+                Reason::ClientGone,
+                format!("the client went away during the handshake: {error}"),
+            ),
+        };
+        Self { reason, detail }
+    }
+
+    /// What a failed handshake says, with the words of the judge if it was one.
+    fn of_certificate(error: &io::Error, found: &Found, tunnel: bool) -> Self {
+        let mut said = Self::of(error);
+        let judged = found.take();
+        let certificate = judged.is_some() || said.reason == Reason::CertificateMissing;
+        if let Some(fault) = judged {
+            said.detail = fault.to_string();
+            said.reason = fault.reason;
+        }
+        if tunnel && certificate {
+            said.reason = Reason::TunnelNotAuthenticated;
+        }
+        said
     }
 }
