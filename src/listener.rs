@@ -1,5 +1,282 @@
 //! The accept loop: from a listening socket to a finished handshake, within limits and one deadline.
+//!
+//! Each connection has a task from its first byte, so that a slow handshake holds up nobody. What has finished its
+//! handshake goes to a [`Handler`]. Accepting survives every error. Rank 6: knows nothing of requests and tunnels.
 
+mod limits;
+mod proxy_protocol;
 mod settings;
 
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+pub use self::limits::AddressPlace;
+use self::limits::{Limits, Place};
 pub use self::settings::{Network, Settings};
+use crate::drain::Draining;
+use crate::metrics::{ByHandshake, ByReason, Handshake, Metrics};
+use crate::reason::Reason;
+use crate::tasks::Tasks;
+use crate::tls::{AcceptError, Accepted, Port, Purpose, ServerTls};
+
+/// Connections that the kernel holds until they are accepted: a second's worth of a storm.
+const BACKLOG: i32 = 4096;
+
+/// Dead peers are found even where nothing is sent; clouds forget idle flows after four minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// The first pause after an error that another accept would meet at once, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A connection that finished its handshake.
+#[derive(Debug)]
+pub struct Arrived {
+    /// The stream and what the handshake said.
+    pub accepted: Accepted<TcpStream>,
+    /// The client's address, from the PROXY header where there is one.
+    pub remote: SocketAddr,
+    /// The place that the address holds until the connection proves who it is: drop it then.
+    pub unproven: AddressPlace,
+}
+
+/// What serves connections that finished their handshake.
+pub trait Handler: Clone + Send + Sync + 'static {
+    /// Serves one connection until it is over.
+    fn serve(&self, arrived: Arrived) -> impl Future<Output = ()> + Send;
+}
+
+/// Accepts connections. Clones share limits and TLS.
+#[derive(Clone, Debug)]
+pub struct Listener(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    tls: ArcSwap<ServerTls>,
+    limits: Arc<Limits>,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+/// Why a connection did not arrive.
+enum Turned {
+    Refused(Reason, String),
+    Failed(AcceptError),
+}
+
+/// Binds a listening socket. An unspecified IPv6 address serves IPv4 too.
+///
+/// # Errors
+/// The address and what the system says of it.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    listen(address).map_err(|error| format!("cannot listen on {address}: {error}"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // On Windows the option would let a second process take the port over.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+impl Listener {
+    /// Makes a listener; its connections' tasks belong to `tasks`.
+    pub fn new(settings: Settings, tls: ServerTls, metrics: Metrics, tasks: Tasks) -> Self {
+        Self(Arc::new(Shared {
+            limits: Limits::new(&settings),
+            settings,
+            tls: ArcSwap::from_pointee(tls),
+            metrics,
+            tasks,
+        }))
+    }
+
+    /// Puts other TLS in force, for handshakes that begin from here on.
+    pub fn replace(&self, tls: ServerTls) {
+        self.0.tls.store(Arc::new(tls));
+    }
+
+    /// Accepts from one socket until the drain has begun and the time for late-comers is over.
+    pub async fn accept(
+        &self,
+        socket: TcpListener,
+        port: Port,
+        handler: impl Handler,
+        mut draining: Draining,
+    ) {
+        let stop = async {
+            draining.draining().await;
+            sleep(self.0.settings.accept_while_draining).await;
+        };
+        tokio::pin!(stop);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                accepted = socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, remote)) => {
+                    pause = FIRST_PAUSE;
+                    self.admit(tcp, remote, port, handler.clone());
+                }
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "a connection was gone before it was accepted");
+                }
+                // Out of descriptors or memory: the next accept would fail as well.
+                Err(error) => {
+                    warn!(%error, pause_ms = pause.as_millis(), "cannot accept connections");
+                    sleep(pause).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+            }
+        }
+        // What waits in the queue believes that it is connected.
+        while let Some(Ok((tcp, remote))) = socket.accept().now_or_never() {
+            self.admit(tcp, remote, port, handler.clone());
+        }
+    }
+
+    fn admit(&self, tcp: TcpStream, remote: SocketAddr, port: Port, handler: impl Handler) {
+        self.0.metrics.connections_accepted.inc();
+        let Some(place) = self.0.limits.handshake() else {
+            self.refuse(Reason::TooManyConnections, remote, "too many handshakes at once");
+            return;
+        };
+        let listener = self.clone();
+        self.0.tasks.spawn(async move {
+            listener.arrive(tcp, remote, port, place, handler).await;
+        });
+    }
+
+    /// One connection, from its first byte to its end.
+    async fn arrive(
+        self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        port: Port,
+        place: Place,
+        handler: impl Handler,
+    ) {
+        let limit = self.0.settings.handshake_timeout;
+        let arrived = match timeout(limit, self.establish(tcp, remote, port)).await {
+            Ok(Ok(arrived)) => arrived,
+            Ok(Err(Turned::Refused(reason, detail))) => {
+                return self.refuse(reason, remote, &detail);
+            }
+            Ok(Err(Turned::Failed(fault))) => {
+                return self.handshake_failed(fault.reason, remote, &fault.detail);
+            }
+            Err(_) => {
+                let reason = Reason::HandshakeTimeout;
+                return self.handshake_failed(reason, remote, "no time left");
+            }
+        };
+        drop(place);
+        // Tunnels have a limit of their own, so that clients cannot take their places.
+        let place = match arrived.accepted.purpose {
+            Purpose::Tunnel => None,
+            Purpose::Client { .. } => {
+                let Some(place) = self.0.limits.connection() else {
+                    let reason = Reason::TooManyConnections;
+                    return self.refuse(reason, arrived.remote, "too many clients");
+                };
+                Some(place)
+            }
+        };
+        handler.serve(arrived).await;
+        drop(place);
+    }
+
+    async fn establish(
+        &self,
+        mut tcp: TcpStream,
+        peer: SocketAddr,
+        port: Port,
+    ) -> Result<Arrived, Turned> {
+        let shared = &self.0;
+        let tune = SockRef::from(&tcp);
+        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+        // A connection that is gone already says so here as well as at its first read.
+        let _ = tune.set_tcp_keepalive(&keep_alive);
+        let _ = tcp.set_nodelay(true);
+
+        let mut remote = peer;
+        let sources = &shared.settings.proxy_protocol_from;
+        if sources.iter().any(|source| source.contains(peer.ip())) {
+            let given = proxy_protocol::read(&mut tcp).await;
+            let given = given
+                .map_err(|error| Turned::Refused(Reason::BadProxyHeader, error.to_string()))?;
+            remote = given.unwrap_or(peer);
+        }
+        let unproven = shared.limits.address(remote.ip()).ok_or_else(|| {
+            let detail = "too many connections of one address without a verified certificate";
+            Turned::Refused(Reason::TooManyConnections, detail.to_owned())
+        })?;
+        let tls = shared.tls.load_full();
+        let accepted = tls.accept(tcp, port).await.map_err(Turned::Failed)?;
+        self.count(match accepted.resumed {
+            true => Handshake::Resumed,
+            false => Handshake::Full,
+        });
+        Ok(Arrived {
+            accepted,
+            remote,
+            unproven,
+        })
+    }
+
+    fn count(&self, outcome: Handshake) {
+        let handshakes = &self.0.metrics.handshakes;
+        handshakes.get_or_create(&ByHandshake { outcome }).inc();
+    }
+
+    fn handshake_failed(&self, reason: Reason, remote: SocketAddr, detail: &str) {
+        self.count(Handshake::Failed);
+        let failures = &self.0.metrics.handshake_failures;
+        failures.get_or_create(&ByReason::new(reason)).inc();
+        debug!(%remote, %reason, detail, "handshake failed");
+    }
+
+    fn refuse(&self, reason: Reason, remote: SocketAddr, detail: &str) {
+        let refused = &self.0.metrics.connections_refused;
+        refused.get_or_create(&ByReason::new(reason)).inc();
+        debug!(%remote, %reason, detail, "connection refused");
+    }
+}
+
+/// Errors of a connection that was reset while it waited (accept(2)); the next one is not concerned.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::PermissionDenied
+    )
+}

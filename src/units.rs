@@ -1,7 +1,8 @@
-//! Sizes and durations as people write them: `"32 MiB"`, `"500ms"`, `"24h"`.
+//! Sizes and durations as people write them: `"32 MiB"`, `"500ms"`, `"24h"`; and what counts as one address.
 //!
 //! Rank 0: imports nothing of this crate. Used by `settings` to read and by messages to print.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 const DURATION_UNITS: [(&str, u64); 6] = [
@@ -63,6 +64,17 @@ pub fn print_size(bytes: u64) -> String {
         .find(|(_, factor)| bytes != 0 && bytes % factor == 0)
         .unwrap_or(("B", 1));
     format!("{} {name}", bytes / factor)
+}
+
+/// What a limit per address counts: the IPv4 address, or the /64 of an IPv6 address, which one household has to itself.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+    }
 }
 
 #[cfg(test)]

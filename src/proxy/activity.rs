@@ -1,0 +1,170 @@
+//! What happens on one client connection, as its driver and its requests see it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::reason::Reason;
+
+/// The counts and marks of one connection.
+#[derive(Debug)]
+pub(super) struct Activity {
+    began: Instant,
+    requests: AtomicU32,
+    /// When the connection was last busy, in milliseconds from its beginning.
+    busy_ms: AtomicU64,
+    /// When a request head began to arrive, in milliseconds from the beginning, plus one; 0 while none does.
+    head_ms: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    winding_up: AtomicBool,
+    hang_up: Notify,
+    ended: OnceLock<Reason>,
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            requests: AtomicU32::new(0),
+            busy_ms: AtomicU64::new(0),
+            head_ms: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            winding_up: AtomicBool::new(false),
+            hang_up: Notify::new(),
+            ended: OnceLock::new(),
+        }
+    }
+
+    /// Notes bytes from the client.
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        if bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0 {
+            self.head_ms.store(self.now_ms() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes bytes to the client.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.is_idle() {
+            self.touch();
+        }
+    }
+
+    /// Notes the begin of a request, whose head has arrived.
+    pub(super) fn begin(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.head_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes the end of a request.
+    pub(super) fn end(&self) {
+        self.touch();
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether no request is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    /// How long no request has been under way and no byte was sent; `None` while a request is.
+    pub(super) fn idle_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.busy_ms.load(Ordering::Relaxed));
+        self.is_idle().then(|| self.age().saturating_sub(since))
+    }
+
+    /// How long a request head has been arriving.
+    pub(super) fn head_for(&self) -> Option<Duration> {
+        let since = self.head_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.age().saturating_sub(Duration::from_millis(since)))
+    }
+
+    /// How long the connection has lived.
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The bytes that came from the client.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// The bytes that went to the client.
+    pub(super) fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Marks the connection: the next answer is its last.
+    pub(super) fn wind_up(&self) {
+        self.winding_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next answer is the last.
+    pub(super) fn is_winding_up(&self) -> bool {
+        self.winding_up.load(Ordering::Relaxed)
+    }
+
+    /// Asks the driver to take no more requests.
+    pub(super) fn hang_up(&self) {
+        self.hang_up.notify_one();
+    }
+
+    /// Returns once [`Activity::hang_up`] was called.
+    pub(super) async fn hung_up(&self) {
+        self.hang_up.notified().await;
+    }
+
+    /// Notes why the connection is ended by us, before its requests are dropped.
+    pub(super) fn set_ended(&self, reason: Reason) {
+        // The first cause is the one that counts.
+        let _ = self.ended.set(reason);
+    }
+
+    /// Why the connection was ended by us, if it was.
+    pub(super) fn ended(&self) -> Option<Reason> {
+        self.ended.get().copied()
+    }
+
+    fn touch(&self) {
+        self.busy_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_time_and_the_time_of_a_head_count_between_requests_only() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        tokio::time::advance(second).await;
+        assert_eq!(activity.idle_for(), Some(second));
+        assert_eq!(activity.head_for(), None);
+        activity.received(1);
+        tokio::time::advance(second).await;
+        activity.received(1);
+        assert_eq!(activity.head_for(), Some(second));
+
+        activity.begin();
+        activity.received(1);
+        tokio::time::advance(second).await;
+        assert_eq!((activity.idle_for(), activity.head_for()), (None, None));
+
+        activity.end();
+        assert_eq!(activity.idle_for(), Some(Duration::ZERO));
+        tokio::time::advance(second).await;
+        activity.sent(1);
+        assert_eq!(activity.idle_for(), Some(Duration::ZERO));
+    }
+}
