@@ -160,7 +160,11 @@ impl Listener {
     fn admit(&self, tcp: TcpStream, remote: SocketAddr, port: Port, handler: impl Handler) {
         self.0.metrics.connections_accepted.inc();
         let Some(place) = self.0.limits.handshake() else {
-            self.refuse(Reason::TooManyConnections, remote, "too many handshakes at once");
+            self.refuse(
+                Reason::TooManyConnections,
+                remote,
+                "too many handshakes at once",
+            );
             return;
         };
         let listener = self.clone();
@@ -216,7 +220,9 @@ impl Listener {
     ) -> Result<Arrived, Turned> {
         let shared = &self.0;
         let tune = SockRef::from(&tcp);
-        let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE);
+        let keep_alive = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE)
+            .with_interval(KEEP_ALIVE);
         // A connection that is gone already says so here as well as at its first read.
         let _ = tune.set_tcp_keepalive(&keep_alive);
         let _ = tcp.set_nodelay(true);

@@ -1,8 +1,89 @@
-//! The gateway's request path.
+//! The gateway's request path: from a client's stream to the tunnel and back.
+//!
+//! `serve` drives one connection; `request::answer` is the path of one request; its exchange guard is where
+//! metrics and the access log hear of it. Rank 6: used by the composition alone.
 
 mod activity;
+mod authorise;
+mod authority;
+mod connection;
+mod exchange;
+mod metadata;
+mod request;
 mod settings;
 mod stream;
 mod streams;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use arc_swap::ArcSwap;
+
+pub use self::connection::Connection;
+pub use self::exchange::Answer;
 pub use self::settings::Settings;
+use crate::drain::Draining;
+use crate::logging::AccessLog;
+use crate::metrics::{EndpointMetrics, Metrics};
+use crate::routing::Routes;
+use crate::tunnel::Registry;
+
+/// Serves client connections. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Proxy(Arc<Shared>);
+
+/// What the request path needs besides the request.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    routes: ArcSwap<Routes>,
+    registry: Registry,
+    metrics: Metrics,
+    unrouted: Arc<EndpointMetrics>,
+    access: AccessLog,
+    instance: u16,
+    draining: Draining,
+    /// Requests under way.
+    requests: AtomicUsize,
+}
+
+/// What a proxy is built from.
+#[derive(Debug)]
+pub struct Parts {
+    /// Limits and time-outs.
+    pub settings: Settings,
+    /// What is published.
+    pub routes: Routes,
+    /// Where requests go.
+    pub registry: Registry,
+    /// Where connections are counted.
+    pub metrics: Metrics,
+    /// Where requests are written down.
+    pub access: AccessLog,
+    /// The index of this instance.
+    pub instance: u16,
+    /// When to wind connections up.
+    pub draining: Draining,
+}
+
+impl Proxy {
+    /// Builds the request path.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(Shared {
+            settings: parts.settings,
+            routes: ArcSwap::from_pointee(parts.routes),
+            registry: parts.registry,
+            unrouted: parts.metrics.unrouted(),
+            metrics: parts.metrics,
+            access: parts.access,
+            instance: parts.instance,
+            draining: parts.draining,
+            requests: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Puts other routes in force, for requests that begin from here on.
+    pub fn replace(&self, routes: Routes) {
+        self.0.routes.store(Arc::new(routes));
+    }
+}

@@ -38,3 +38,11 @@ impl fmt::Display for BodyError {
 }
 
 impl std::error::Error for BodyError {}
+
+impl From<crate::message::body::BodyError> for BodyError {
+    fn from(error: crate::message::body::BodyError) -> Self {
+        Self {
+            reason: error.reason,
+        }
+    }
+}

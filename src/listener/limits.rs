@@ -91,16 +91,20 @@ impl Limits {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        (self.of)(&self.limits).taken.fetch_sub(1, Ordering::Relaxed);
+        (self.of)(&self.limits)
+            .taken
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for AddressPlace {
     fn drop(&mut self) {
-        self.limits.addresses.remove_if_mut(&self.address, |_, taken| {
-            *taken -= 1;
-            *taken == 0
-        });
+        self.limits
+            .addresses
+            .remove_if_mut(&self.address, |_, taken| {
+                *taken -= 1;
+                *taken == 0
+            });
     }
 }
 
@@ -137,7 +141,11 @@ mod tests {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let taken = [limits.address(address), limits.address(address)];
         assert!(taken.iter().all(Option::is_some));
-        assert!(limits.address("::ffff:192.0.2.1".parse().unwrap()).is_none());
+        assert!(
+            limits
+                .address("::ffff:192.0.2.1".parse().unwrap())
+                .is_none()
+        );
         assert!(limits.address("192.0.2.2".parse().unwrap()).is_some());
         drop(taken);
         assert!(limits.addresses.is_empty());

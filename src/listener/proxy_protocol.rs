@@ -33,12 +33,14 @@ pub(super) async fn read<IO: AsyncRead + Unpin>(io: &mut IO) -> io::Result<Optio
     let header = Header::try_from(header.as_slice()).map_err(|error| bad(&error.to_string()))?;
     Ok(match (header.command, header.addresses) {
         (Command::Local, _) => None,
-        (Command::Proxy, Addresses::IPv4(ip)) => {
-            Some(SocketAddr::new(IpAddr::V4(ip.source_address), ip.source_port))
-        }
-        (Command::Proxy, Addresses::IPv6(ip)) => {
-            Some(SocketAddr::new(IpAddr::V6(ip.source_address), ip.source_port))
-        }
+        (Command::Proxy, Addresses::IPv4(ip)) => Some(SocketAddr::new(
+            IpAddr::V4(ip.source_address),
+            ip.source_port,
+        )),
+        (Command::Proxy, Addresses::IPv6(ip)) => Some(SocketAddr::new(
+            IpAddr::V6(ip.source_address),
+            ip.source_port,
+        )),
         (Command::Proxy, Addresses::Unspecified | Addresses::Unix(_)) => None,
     })
 }
@@ -56,11 +58,15 @@ mod tests {
     fn header(command: Command, source: &str) -> Vec<u8> {
         let source: SocketAddr = source.parse().unwrap();
         let destination = SocketAddr::new(source.ip(), 443);
-        Builder::with_addresses(Version::Two | command, Protocol::Stream, (source, destination))
-            .write_tlv(Type::NoOp, &[0; 20])
-            .unwrap()
-            .build()
-            .unwrap()
+        Builder::with_addresses(
+            Version::Two | command,
+            Protocol::Stream,
+            (source, destination),
+        )
+        .write_tlv(Type::NoOp, &[0; 20])
+        .unwrap()
+        .build()
+        .unwrap()
     }
 
     async fn read_from(bytes: &[u8]) -> (io::Result<Option<SocketAddr>>, usize) {

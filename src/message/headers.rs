@@ -102,6 +102,19 @@ pub fn strip_response(headers: &mut HeaderMap) {
     remove_where(headers, |name| matches_dashed(name, "opencmg-*"));
 }
 
+/// Takes the details out of `Proxy-Status`, for clients that are not authenticated.
+pub fn hide_details(headers: &mut HeaderMap) {
+    let Entry::Occupied(mut entry) = headers.entry(&PROXY_STATUS) else {
+        return;
+    };
+    let text = entry.get().to_str().unwrap_or_default();
+    let kept = text.split_once("; details=").map_or(text, |(kept, _)| kept);
+    match HeaderValue::from_str(kept) {
+        Ok(value) if !kept.is_empty() => drop(entry.insert(value)),
+        Ok(_) | Err(_) => drop(entry.remove()),
+    }
+}
+
 /// Takes out what belongs to one connection and what its `Connection` field nominates (RFC 9110 §7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     for name in nominated(headers) {

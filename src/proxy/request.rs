@@ -1,0 +1,295 @@
+//! The path of one request.
+//!
+//! [`answer`] is the outer function: it opens the exchange and turns whatever refusal comes out into the one answer.
+//! [`forward`] is the inner one: each line is a step, and a step that refuses returns.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header::EXPECT;
+use http::request::Parts;
+use http::uri::{Authority, Scheme as UriScheme};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::authorise::{Credentials, authorise};
+use super::connection::Peer;
+use super::exchange::{Answer, Exchange, Payload};
+use super::{Shared, authority, metadata};
+use crate::message::body::Guarded;
+use crate::message::refusal::Refusal;
+use crate::message::{headers, path};
+use crate::reason::Reason;
+use crate::role::Scheme;
+use crate::routing::{Published, Route, Way};
+use crate::tunnel::{self, Need};
+
+/// Answers one request, whatever becomes of it.
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Response<Answer> {
+    let (head, body) = request.into_parts();
+    let mut exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head);
+    match forward(&shared, &peer, &mut exchange, head, body).await {
+        Ok(response) => exchange.answer(response),
+        Err(refusal) => exchange.refuse(refusal),
+    }
+}
+
+async fn forward(
+    shared: &Shared,
+    peer: &Peer,
+    exchange: &mut Exchange,
+    mut head: Parts,
+    body: Incoming,
+) -> Result<Response<Payload>, Refusal> {
+    // What costs nothing comes first, so that a flood of nonsense costs nothing.
+    check_load(shared)?;
+    check_method(&head.method)?;
+    check_size(shared, &head)?;
+    let authority = authority::of(&head.uri, &head.headers, peer.server_name.as_deref())?;
+    path::check(target(&head.uri))
+        .map_err(|fault| Refusal::new(Reason::BadPath).detail(fault.0))?;
+    check_expectation(&head.headers)?;
+
+    // Only what is published is reachable; the rest is not told apart.
+    let routes = shared.routes.load_full();
+    let route = routes.resolve(authority::host_of(&authority), target(&head.uri));
+    let (published, way) = match route.ok_or_else(|| Refusal::new(Reason::UnknownEndpoint))? {
+        Route::Endpoint(published, way) => (Arc::clone(published), way),
+        Route::Metadata => {
+            return metadata::answer(&head.method, routes.service_name(), shared.instance);
+        }
+    };
+    drop(routes);
+    exchange.enter(Arc::clone(&published));
+
+    // Who may: the credentials before the method, so that strangers learn no more than that they are strangers.
+    let credentials = Credentials {
+        certificate: &peer.certificate,
+        required: peer.certificate_required,
+    };
+    authorise(&credentials, published.endpoint.scheme, way).await?;
+    check_allowed(&published, &head.method)?;
+    check_rate(&published, way, peer)?;
+
+    // What: the body within its limit, the header fields cleaned and ours set.
+    check_length(&published, &body)?;
+    let need = need_of(&published, peer, &head, &body);
+    let pace = (!published.endpoint.long_poll).then_some(shared.settings.body_pace);
+    let body = Guarded::new(body, published.endpoint.body_limit, pace);
+    exchange.watch_upload(body.meter());
+    rewrite(&mut head, &published, way, peer, exchange, authority)?;
+
+    // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
+    let sent = send(shared, need, Request::from_parts(head, body)).await;
+    let response = sent.map_err(|refusal| match exchange.upload_fault() {
+        Some(cause) => Refusal::new(cause).detail(refusal.detail),
+        None => refusal,
+    })?;
+    Ok(receive(response, &published, peer))
+}
+
+fn check_load(shared: &Shared) -> Result<(), Refusal> {
+    if shared.requests.load(Ordering::Relaxed) <= shared.settings.requests {
+        return Ok(());
+    }
+    let later = jitter(Duration::from_secs(5));
+    Err(Refusal::new(Reason::Overloaded).retry_after(later))
+}
+
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::CONNECT => Err(Refusal::new(Reason::ConnectRefused)),
+        _ => Ok(()),
+    }
+}
+
+fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + 4
+    };
+    let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();
+    if size > shared.settings.head_size || head.headers.len() > shared.settings.head_fields {
+        let detail = format!("{} fields, {size} bytes", head.headers.len());
+        return Err(Refusal::new(Reason::HeadTooLarge).detail(detail));
+    }
+    Ok(())
+}
+
+/// RFC 9110 §10.1.1: the one expectation there is.
+fn check_expectation(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut all = headers.get_all(EXPECT).iter();
+    let known = all.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    known
+        .then_some(())
+        .ok_or_else(|| Refusal::new(Reason::BadExpect))
+}
+
+fn check_allowed(published: &Published, method: &Method) -> Result<(), Refusal> {
+    match published.endpoint.allows(method) {
+        true => Ok(()),
+        false => {
+            let methods = &published.endpoint.methods;
+            Err(Refusal::new(Reason::MethodNotAllowed).allow(methods))
+        }
+    }
+}
+
+/// Endpoints whose backend judges are open to strangers up to it; who has proven an identity is none.
+fn check_rate(published: &Published, way: Way, peer: &Peer) -> Result<(), Refusal> {
+    let open = way != Way::Mutual && published.endpoint.scheme == Scheme::Backend;
+    match &published.rate {
+        Some(rate) if open && peer.identity().is_none() => rate
+            .take(peer.remote.ip())
+            .map_err(|wait| Refusal::new(Reason::RateLimited).retry_after(wait)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// A body that announces too much is refused before any of it is taken.
+fn check_length(published: &Published, body: &Incoming) -> Result<(), Refusal> {
+    let announced = body.size_hint().lower();
+    let limit = published.endpoint.body_limit;
+    if announced > limit {
+        let detail = format!("{announced} bytes announced, {limit} allowed");
+        return Err(Refusal::new(Reason::BodyTooLarge).detail(detail));
+    }
+    Ok(())
+}
+
+fn need_of(published: &Published, peer: &Peer, head: &Parts, body: &Incoming) -> Need {
+    Need {
+        role: published.role,
+        sticky: published.endpoint.sticky.then(|| stickiness(peer)),
+        long_poll: published.endpoint.long_poll,
+        // RFC 9110 §10.1.1: an expectation in a request of HTTP/1.0, or without a body, is ignored.
+        expect_continue: head.headers.contains_key(EXPECT)
+            && head.version != Version::HTTP_10
+            && !body.is_end_stream(),
+    }
+}
+
+/// The same number for one client at every instance.
+fn stickiness(peer: &Peer) -> u64 {
+    // FNV-1a: std's hashers may differ between versions, and instances are upgraded one by one.
+    struct Fnv(u64);
+    impl Hasher for Fnv {
+        fn finish(&self) -> u64 {
+            self.0
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+    match peer.identity() {
+        Some(identity) => hash.write(identity.fingerprint.as_bytes()),
+        None => hash.write(peer.remote.ip().to_canonical().to_string().as_bytes()),
+    }
+    hash.finish()
+}
+
+/// Makes the head that the connection point is sent.
+fn rewrite(
+    head: &mut Parts,
+    published: &Published,
+    way: Way,
+    peer: &Peer,
+    exchange: &Exchange,
+    authority: Authority,
+) -> Result<(), Refusal> {
+    let fields = &mut head.headers;
+    headers::strip_request(fields);
+    // Its place is taken by `:authority`.
+    fields.remove(http::header::HOST);
+    headers::set_request_id(fields, &exchange.id);
+    headers::set_traceparent(fields, &exchange.id);
+    headers::set_forwarded(fields, peer.remote.ip(), authority.as_str());
+    headers::set_via(fields, published.via, head.version);
+    if way == Way::Root {
+        headers::set_role(fields, published.role);
+    }
+    if let Some(certificate) = &peer.fields {
+        certificate.set(fields, published.client_certificate);
+    }
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    uri.scheme = Some(UriScheme::HTTPS);
+    uri.authority = Some(authority);
+    head.uri = Uri::from_parts(uri)
+        .map_err(|error| Refusal::new(Reason::BadPath).detail(error.to_string()))?;
+    head.version = Version::HTTP_2;
+    head.extensions.clear();
+    Ok(())
+}
+
+async fn send(
+    shared: &Shared,
+    need: Need,
+    request: Request<Guarded<Incoming>>,
+) -> Result<Response<tunnel::Body>, Refusal> {
+    let sending = shared.registry.send(need, request);
+    let sent = if need.long_poll {
+        // What may wait without end would hold the drain up: it is told to come again, to another instance.
+        let mut draining = shared.draining.clone();
+        tokio::select! {
+            biased;
+            () = draining.draining() => {
+                let later = jitter(shared.settings.drain_retry_after);
+                return Err(Refusal::new(Reason::Draining).retry_after(later));
+            }
+            sent = sending => sent,
+        }
+    } else {
+        sending.await
+    };
+    sent.map_err(|failure| {
+        let refusal = Refusal::new(failure.reason).detail(failure.detail);
+        match failure.reason {
+            Reason::TunnelsFull => refusal.retry_after(jitter(Duration::from_secs(2))),
+            _ => refusal,
+        }
+    })
+}
+
+fn receive(
+    response: Response<tunnel::Body>,
+    published: &Published,
+    peer: &Peer,
+) -> Response<Payload> {
+    let mut response = response.map(Payload::Tunnel);
+    let fields = response.headers_mut();
+    let ours = [&headers::PHRASE, &headers::REASON].map(|name| fields.remove(name));
+    headers::strip_response(fields);
+    let [phrase, reason] = ours;
+    if reason.is_some() && peer.identity().is_none() {
+        headers::hide_details(fields);
+    }
+    if let Some(phrase) = phrase {
+        fields.insert(&headers::PHRASE, phrase);
+    }
+    if let Some(reason) = reason {
+        fields.insert(&headers::REASON, reason);
+    }
+    if published.via {
+        headers::set_via(fields, true, Version::HTTP_2);
+    }
+    response
+}
+
+/// The path and query of a target; `*` for that form.
+fn target(uri: &Uri) -> &str {
+    uri.path_and_query().map_or("", |target| target.as_str())
+}
+
+/// A time around a mean, up to twice as long, so that those who were told do not all come back at once.
+fn jitter(mean: Duration) -> Duration {
+    mean.mul_f64(2.0 * rand::random::<f64>())
+}
