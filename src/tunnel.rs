@@ -4,15 +4,23 @@
 //! server on a connection that it dialled ([`Supervisor`]). Any byte stream will do, the clock is tokio's and
 //! the random source is the caller's, so that the whole can be simulated.
 
+mod accept;
 mod body;
+mod budget;
 mod incoming;
+mod io;
+mod link;
+mod liveness;
+mod note;
+mod pick;
+mod publish;
 mod random;
 mod registry;
+mod send;
 mod settings;
 mod supervisor;
+mod upload;
 mod wire;
-
-use std::fmt;
 
 pub use body::Body;
 pub use incoming::{Incoming, Respond};
@@ -22,27 +30,4 @@ pub use settings::{RegistrySettings, SupervisorSettings, Wire};
 pub use supervisor::Supervisor;
 pub use wire::{Hello, Instance, Refused};
 
-use crate::reason::Reason;
-
-/// Why a body ended before its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BodyError {
-    /// The short code.
-    pub reason: Reason,
-}
-
-impl fmt::Display for BodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.reason.what())
-    }
-}
-
-impl std::error::Error for BodyError {}
-
-impl From<crate::message::body::BodyError> for BodyError {
-    fn from(error: crate::message::body::BodyError) -> Self {
-        Self {
-            reason: error.reason,
-        }
-    }
-}
+use crate::message::body::BodyError;

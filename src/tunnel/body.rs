@@ -1,21 +1,219 @@
 //! The body that comes out of a tunnel.
+//!
+//! It lies in HTTP/2's buffers until it is read, and is counted there by the budget, which may take it away
+//! from a reader that does not move. On the gateway it also carries what is left of the upload, and the request's
+//! place in the tunnel's count.
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::BodyError;
+use super::budget::{Budget, Counted};
+use super::link::Lease;
+use crate::reason::Reason;
+
+/// Where a received body lies. Shared with the budget, which looks at it and may empty it.
+#[derive(Debug)]
+pub(super) struct Slot(Mutex<Held>);
+
+#[derive(Debug)]
+struct Held {
+    stream: Option<RecvStream>,
+    progress: Instant,
+    taken: bool,
+}
+
+impl Slot {
+    fn new(stream: RecvStream) -> Self {
+        Self(Mutex::new(Held {
+            stream: Some(stream),
+            progress: Instant::now(),
+            taken: false,
+        }))
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that wait here, and since when none was read.
+    pub(super) fn waiting(&self) -> (usize, Instant) {
+        let mut held = self.held();
+        let bytes = match &mut held.stream {
+            Some(stream) => stream.flow_control().used_capacity(),
+            None => 0,
+        };
+        (bytes, held.progress)
+    }
+
+    /// Takes the body away from its reader.
+    pub(super) fn take_away(&self) {
+        let stream = {
+            let mut held = self.held();
+            held.taken = true;
+            held.stream.take()
+        };
+        drop(stream);
+    }
+}
+
+/// What is left of a request's body when its answer begins.
+pub(super) trait Rest: Send {
+    /// Goes on sending; ready when everything is sent or no more is wanted.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>>;
+
+    /// Ends the sending, since the answer is complete.
+    fn stop(&mut self);
+}
 
 /// A body received through a tunnel. Dropping it before its end resets the stream.
-pub struct Body;
+pub struct Body {
+    slot: Option<Arc<Slot>>,
+    counted: Option<Counted>,
+    rest: Option<Box<dyn Rest>>,
+    lease: Option<Lease>,
+    left: Option<u64>,
+    data_ended: bool,
+}
 
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").finish_non_exhaustive()
+impl Body {
+    /// The body of a received head. `length` is its Content-Length, if it has one.
+    pub(super) fn new(stream: RecvStream, length: Option<u64>, budget: &Budget) -> Self {
+        if stream.is_end_stream() {
+            return Self::empty();
+        }
+        let slot = Arc::new(Slot::new(stream));
+        let counted = budget.count(&slot);
+        Self {
+            slot: Some(slot),
+            counted: Some(counted),
+            rest: None,
+            lease: None,
+            left: length,
+            data_ended: false,
+        }
     }
+
+    /// A body without a byte.
+    pub(super) fn empty() -> Self {
+        Self {
+            slot: None,
+            counted: None,
+            rest: None,
+            lease: None,
+            left: None,
+            data_ended: true,
+        }
+    }
+
+    /// Lets the body carry the request's place and what is left of its upload.
+    pub(super) fn carry(mut self, lease: Lease, rest: Option<Box<dyn Rest>>) -> Self {
+        // Without a body the exchange is over with the head.
+        if self.slot.is_some() {
+            self.lease = Some(lease);
+            self.rest = rest;
+        } else if let Some(mut rest) = rest {
+            rest.stop();
+        }
+        self
+    }
+
+    fn finish(&mut self) {
+        if let Some(mut rest) = self.rest.take() {
+            rest.stop();
+        }
+        self.release();
+    }
+
+    fn release(&mut self) {
+        self.rest = None;
+        self.counted = None;
+        self.slot = None;
+        self.lease = None;
+    }
+
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.data_ended = true;
+        self.release();
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        let Some(rest) = &mut self.rest else {
+            return Ok(());
+        };
+        match rest.poll_rest(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(done) => {
+                self.rest = None;
+                done
+            }
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let Some(slot) = &self.slot else {
+            return Poll::Ready(None);
+        };
+        let mut held = slot.held();
+        if held.taken {
+            return Poll::Ready(Some(Err(stalled())));
+        }
+        let Some(stream) = &mut held.stream else {
+            return Poll::Ready(None);
+        };
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // Fails only for more than was received.
+                let _ = stream.flow_control().release_capacity(data.len());
+                held.progress = Instant::now();
+                Poll::Ready(Some(Ok(data)))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(broken(&error)))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn poll_trailers(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<HeaderMap>, BodyError>> {
+        let Some(slot) = &self.slot else {
+            return Poll::Ready(Ok(None));
+        };
+        let mut held = slot.held();
+        let Some(stream) = &mut held.stream else {
+            return Poll::Ready(Ok(None));
+        };
+        stream.poll_trailers(cx).map_err(|error| broken(&error))
+    }
+}
+
+fn stalled() -> BodyError {
+    BodyError::new(
+        Reason::StalledClient,
+        "no byte was taken while memory was short",
+    )
+}
+
+/// What an error of HTTP/2 in the middle of a body means.
+fn broken(error: &h2::Error) -> BodyError {
+    let theirs = error.is_reset() && error.is_remote();
+    let reason = match error.reason() {
+        Some(h2::Reason::INTERNAL_ERROR) if theirs => Reason::BackendBroken,
+        Some(h2::Reason::PROTOCOL_ERROR) if error.is_reset() && !theirs => Reason::LengthMismatch,
+        Some(h2::Reason::CANCEL | h2::Reason::NO_ERROR) if theirs => Reason::ClientGone,
+        _ => Reason::TunnelLost,
+    };
+    BodyError::new(reason, error.to_string())
 }
 
 impl http_body::Body for Body {
@@ -23,17 +221,54 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        unimplemented!()
+        let this = &mut *self;
+        if this.slot.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Err(error) = this.poll_rest(cx) {
+            return this.fail(error);
+        }
+        if !this.data_ended {
+            match ready!(this.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    let len = data.len() as u64;
+                    this.left = this.left.map(|left| left.saturating_sub(len));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return this.fail(error),
+                None => this.data_ended = true,
+            }
+        }
+        match ready!(this.poll_trailers(cx)) {
+            Ok(trailers) => {
+                this.finish();
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            Err(error) => this.fail(error),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        unimplemented!()
+        self.slot.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        unimplemented!()
+        match self.left {
+            _ if self.slot.is_none() => SizeHint::with_exact(0),
+            Some(left) => SizeHint::with_exact(left),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("ended", &self.slot.is_none())
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }

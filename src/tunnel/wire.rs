@@ -8,24 +8,26 @@ use super::settings::Wire;
 use crate::reason::Reason;
 use crate::role::PublishedRole;
 
+/// What every path below begins with; no client's request may.
+pub(super) const OWN_PREFIX: &str = "/.well-known/opencmg/";
 /// `PUT`: the gateway says who it is ([`Hello`]).
-pub const HELLO_PATH: &str = "/.well-known/opencmg/hello";
+pub(super) const HELLO_PATH: &str = "/.well-known/opencmg/hello";
 /// `PUT`: the gateway does not take this tunnel ([`Refused`]); the connection closes after it.
-pub const REFUSAL_PATH: &str = "/.well-known/opencmg/refusal";
+pub(super) const REFUSAL_PATH: &str = "/.well-known/opencmg/refusal";
 /// `GET`: a stream of JSON lines, each a full snapshot of what the connection point serves ([`RolesLine`]).
-pub const ROLES_PATH: &str = "/.well-known/opencmg/roles";
+pub(super) const ROLES_PATH: &str = "/.well-known/opencmg/roles";
 /// The media type of that stream.
-pub const ROLES_TYPE: &str = "application/jsonl";
+pub(super) const ROLES_TYPE: &str = "application/jsonl";
 /// The version of this protocol.
-pub const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 1;
 /// The longest line of the roles stream, bytes.
-pub const LINE_LIMIT: usize = 256 << 10;
+pub(super) const LINE_LIMIT: usize = 256 << 10;
 /// How many roles one line may hold.
-pub const ROLES_LIMIT: usize = 1_000;
+pub(super) const ROLES_LIMIT: usize = 1_000;
 /// The shortest time between two lines.
-pub const LINE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const LINE_PAUSE: Duration = Duration::from_secs(1);
 /// The largest body of a hello or refusal, bytes.
-pub const NOTE_LIMIT: usize = 64 << 10;
+pub(super) const NOTE_LIMIT: usize = 64 << 10;
 
 /// One gateway instance: its index, and the random id of its run, which a restart changes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -97,7 +99,7 @@ impl Refused {
 
 /// One line of the roles stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct RolesLine {
+pub(super) struct RolesLine {
     /// Everything the connection point serves now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<PublishedRole>,
@@ -120,7 +122,7 @@ impl RolesLine {
     ///
     /// # Errors
     /// What is wrong with the line as a whole.
-    pub fn parse(line: &[u8]) -> Result<(Self, usize), String> {
+    pub(super) fn parse(line: &[u8]) -> Result<(Self, usize), String> {
         let read: ReadLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         if read.roles.len() > ROLES_LIMIT {
             let count = read.roles.len();
@@ -150,7 +152,7 @@ const FRAME: u32 = 64 << 10;
 const SEND_BUFFER: usize = 256 << 10;
 
 /// The gateway's end of the connection.
-pub fn client(wire: &Wire) -> h2::client::Builder {
+pub(super) fn client(wire: &Wire) -> h2::client::Builder {
     let mut builder = h2::client::Builder::new();
     builder
         .initial_window_size(wire.stream_window)
@@ -167,7 +169,7 @@ pub fn client(wire: &Wire) -> h2::client::Builder {
 }
 
 /// The connection point's end of the connection.
-pub fn server(wire: &Wire) -> h2::server::Builder {
+pub(super) fn server(wire: &Wire) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(wire.stream_window)

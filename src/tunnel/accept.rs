@@ -1,0 +1,348 @@
+//! The gateway's side of one tunnel: from an accepted connection to its end.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::budget::Pressure;
+use super::io::{Traffic, Watched};
+use super::link::{Link, Published};
+use super::publish::{Heard, Reading};
+use super::registry::{Peer, Registry, TunnelEnd};
+use super::wire::{self, Refused, RolesLine};
+use super::{liveness, note};
+use crate::drain::Draining;
+use crate::metrics::{ByConnectionPoint, ByReason};
+use crate::reason::Reason;
+use crate::role::RoleId;
+
+/// How long the first bytes of HTTP/2 may take to be written, and a refusal to be answered.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is asked whether a tunnel has used up its streams.
+const WEAR: Duration = Duration::from_secs(60);
+
+/// How many streams' windows fit where one did, when memory is tight.
+const TIGHT: u32 = 8;
+
+impl TunnelEnd {
+    fn new(reason: Option<Reason>, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Serves one accepted connection; see [`Registry::serve`].
+pub(super) async fn serve<IO>(
+    registry: &Registry,
+    io: IO,
+    peer: Peer,
+    closed: impl Future<Output = Reason> + Send,
+    draining: Draining,
+) -> TunnelEnd
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (io, pulse) = Watched::new(io, traffic_of(registry, &peer.name));
+    let handshake = wire::client(&registry.settings().wire).handshake(io);
+    let (sender, mut connection) = match timeout(PATIENCE, handshake).await {
+        Ok(Ok(both)) => both,
+        Ok(Err(error)) => return TunnelEnd::new(Some(Reason::TunnelLost), error.to_string()),
+        Err(_) => return TunnelEnd::new(Some(Reason::TunnelSilent), "the peer takes no bytes"),
+    };
+    let admitted = if draining.is_draining() {
+        Err(Reason::Draining)
+    } else {
+        registry.admit(&peer, sender.clone())
+    };
+    let link = match admitted {
+        Ok(link) => link,
+        Err(reason) => {
+            let refusals = &registry.metrics().tunnel_refusals;
+            refusals.get_or_create(&ByReason { reason }).inc();
+            tracing::warn!(connection_point = %peer.name, remote = %peer.remote, %reason, "a tunnel is refused");
+            refuse(registry, sender, connection, reason).await;
+            return TunnelEnd::new(Some(reason), "refused");
+        }
+    };
+    tracing::info!(connection_point = %peer.name, remote = %peer.remote, "a tunnel is up");
+    let entry = Entry(registry.clone(), Arc::clone(&link));
+    let pings = connection.ping_pong();
+    let end = {
+        let silent = async {
+            match pings {
+                Some(pings) => {
+                    liveness::silent(pulse, pings, registry.settings().wire.clone()).await
+                }
+                None => pending().await,
+            }
+        };
+        let life = Life {
+            registry,
+            link: &link,
+            draining,
+        };
+        life.live(&mut connection, sender.clone(), closed, silent)
+            .await
+    };
+    drop(entry);
+    tracing::info!(connection_point = %peer.name, remote = %peer.remote, reason = end.reason.map(Reason::as_str), detail = %end.detail, "a tunnel has ended");
+    if let Ending::Ours(reason) = end.whose {
+        refuse(registry, sender, connection, reason).await;
+    }
+    TunnelEnd::new(end.reason, end.detail)
+}
+
+fn traffic_of(registry: &Registry, name: &str) -> Traffic {
+    let label = ByConnectionPoint::new(&name.to_ascii_lowercase());
+    let metrics = registry.metrics();
+    Traffic {
+        received: metrics.tunnel_received_bytes.get_or_create(&label).clone(),
+        sent: metrics.tunnel_sent_bytes.get_or_create(&label).clone(),
+    }
+}
+
+/// Keeps a tunnel in the table as long as it is served, however the serving ends.
+struct Entry(Registry, Arc<Link>);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.remove(&self.1);
+    }
+}
+
+/// Tells the peer why, and closes.
+async fn refuse<IO>(
+    registry: &Registry,
+    sender: SendRequest<Bytes>,
+    mut connection: Connection<IO, Bytes>,
+    reason: Reason,
+) where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let wait = (reason == Reason::Draining).then_some(registry.settings().retry_after);
+    let refused = Refused::new(reason, wait);
+    let service = registry.hello().borrow().service.clone();
+    let farewell = async {
+        note::put(sender, &service, wire::REFUSAL_PATH, &refused).await;
+    };
+    let both = async {
+        let over = {
+            let mut farewell = pin!(farewell);
+            tokio::select! {
+                biased;
+                _ = &mut connection => true,
+                () = &mut farewell => false,
+            }
+        };
+        if !over {
+            // No handle is left: the connection says GOAWAY and closes.
+            let _ = connection.await;
+        }
+    };
+    let _ = timeout(PATIENCE, both).await;
+}
+
+/// Who ends the tunnel.
+enum Ending {
+    Theirs,
+    Ours(Reason),
+}
+
+struct End {
+    whose: Ending,
+    reason: Option<Reason>,
+    detail: String,
+}
+
+impl End {
+    fn ours(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            whose: Ending::Ours(reason),
+            reason: Some(reason),
+            detail: detail.into(),
+        }
+    }
+
+    fn theirs(reason: Option<Reason>, detail: impl Into<String>) -> Self {
+        Self {
+            whose: Ending::Theirs,
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// A tunnel that was admitted.
+struct Life<'r> {
+    registry: &'r Registry,
+    link: &'r Arc<Link>,
+    draining: Draining,
+}
+
+impl Life<'_> {
+    /// Everything at once, in one task: bytes, words, liveness, and what may end it.
+    async fn live<IO>(
+        &self,
+        connection: &mut Connection<IO, Bytes>,
+        sender: SendRequest<Bytes>,
+        closed: impl Future<Output = Reason>,
+        silent: impl Future<Output = ()>,
+    ) -> End
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut close = self.link.close.subscribe();
+        let mut forced = self.draining.clone();
+        tokio::select! {
+            biased;
+            reason = closed => End::ours(reason, "the peer's certificate no longer holds"),
+            reason = closing(&mut close) => End::ours(reason, "the service definition has changed"),
+            () = forced.forced() => End::ours(Reason::Draining, "the drain's time is over"),
+            end = self.drive(connection) => end,
+            end = self.hear(sender.clone()) => end,
+            () = self.say(sender) => End::ours(Reason::InternalError, "nothing more to say"),
+            () = silent => End::theirs(Some(Reason::TunnelSilent), Reason::TunnelSilent.what()),
+            () = self.registry.budget().watch() => End::ours(Reason::InternalError, "the budget is gone"),
+            () = self.wear() => End::ours(Reason::TunnelTooOld, "all streams of a life are used"),
+        }
+    }
+
+    /// Moves bytes until the connection is over, and fits its windows to the memory there is.
+    async fn drive<IO>(&self, connection: &mut Connection<IO, Bytes>) -> End
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let full = self.registry.settings().wire.stream_window;
+        let mut pressure = self.registry.budget().pressure();
+        let mut window = full;
+        loop {
+            let wanted = match *pressure.borrow_and_update() {
+                Pressure::Relaxed => full,
+                Pressure::Tight => full / TIGHT,
+            };
+            // It fails while the peer has not yet acknowledged the change before.
+            if wanted != window && connection.set_initial_window_size(wanted).is_ok() {
+                window = wanted;
+            }
+            tokio::select! {
+                biased;
+                result = &mut *connection => return self.over(result),
+                // The budget lives as long as the registry.
+                _ = pressure.changed() => (),
+                () = sleep(Duration::from_secs(1)), if wanted != window => (),
+            }
+        }
+    }
+
+    fn over(&self, result: Result<(), h2::Error>) -> End {
+        match result {
+            Ok(()) if self.link.is_draining() => End::theirs(None, "drained"),
+            Ok(()) => End::theirs(Some(Reason::TunnelLost), "closed by the peer"),
+            Err(error) if error.is_io() => End::theirs(Some(Reason::TunnelLost), error.to_string()),
+            Err(error) => End::theirs(Some(Reason::TunnelProtocol), error.to_string()),
+        }
+    }
+
+    /// Says hello, and again when something in it changes. Never ends.
+    async fn say(&self, sender: SendRequest<Bytes>) {
+        let mut hello = self.registry.hello();
+        let mut draining = self.draining.clone();
+        loop {
+            let mut words = hello.borrow_and_update().clone();
+            words.draining |= draining.is_draining();
+            let service = words.service.clone();
+            note::put(sender.clone(), &service, wire::HELLO_PATH, &words).await;
+            self.link.learn_limit();
+            tokio::select! {
+                biased;
+                () = draining.draining(), if !words.draining => (),
+                changed = hello.changed() => if changed.is_err() { pending::<()>().await },
+            }
+        }
+    }
+
+    /// Hears which roles are served. Ends only if the peer breaks the protocol.
+    async fn hear(&self, sender: SendRequest<Bytes>) -> End {
+        let service = self.registry.hello().borrow().service.clone();
+        let answer = note::get_roles(sender, &service).await;
+        self.link.learn_limit();
+        let stream = match answer {
+            Ok(answer) if note::is_lines(answer.status(), answer.headers()) => answer.into_body(),
+            Err(Some(error)) if error.is_io() || error.is_go_away() => return pending().await,
+            Ok(_) | Err(_) => {
+                tracing::info!(connection_point = %self.link.name, "the peer does not speak of roles: it serves what is assigned to it");
+                self.registry.publish(self.link, Published::Assigned);
+                return pending().await;
+            }
+        };
+        let mut reading = Reading::new(stream);
+        let mut known: Vec<RoleId> = Vec::new();
+        loop {
+            match reading.hear().await {
+                Ok(Heard::Line(line)) => known = self.put_into_force(line, &known),
+                Ok(Heard::Overtaken(count)) => {
+                    tracing::debug!(connection_point = %self.link.name, count, "lines of roles came too fast");
+                    self.count(Reason::TunnelProtocol, count as u64);
+                }
+                Ok(Heard::End) => return pending().await,
+                Err(detail) => return End::ours(Reason::TunnelProtocol, detail),
+            }
+        }
+    }
+
+    /// Puts one line into force; returns the roles in it that the peer may not serve.
+    fn put_into_force(&self, line: RolesLine, known: &[RoleId]) -> Vec<RoleId> {
+        if line.draining {
+            self.registry.retire(self.link);
+            tracing::info!(connection_point = %self.link.name, "the connection point drains a tunnel");
+            return Vec::new();
+        }
+        let refused = self
+            .registry
+            .publish(self.link, Published::Roles(line.roles));
+        for role in &refused {
+            self.count(Reason::RoleNotAllowed, 1);
+            if !known.contains(role) {
+                let name = &self.link.name;
+                tracing::warn!(
+                    reason = Reason::RoleNotAllowed.as_str(),
+                    "connection point \"{name}\" publishes role {role}, which the service definition does not let it serve: ignored"
+                );
+            }
+        }
+        refused
+    }
+
+    fn count(&self, reason: Reason, by: u64) {
+        let refusals = &self.registry.metrics().tunnel_refusals;
+        refusals.get_or_create(&ByReason { reason }).inc_by(by);
+    }
+
+    /// Returns when the tunnel has used up its streams and carries none.
+    async fn wear(&self) {
+        loop {
+            sleep(WEAR).await;
+            if self.link.is_worn_out() && self.link.in_flight() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Why the registry closes the tunnel, once it does.
+async fn closing(close: &mut watch::Receiver<Option<Reason>>) -> Reason {
+    match close.wait_for(Option::is_some).await.map(|reason| *reason) {
+        Ok(Some(reason)) => reason,
+        Ok(None) | Err(_) => pending().await,
+    }
+}

@@ -1,0 +1,178 @@
+//! The budget of bytes received through tunnels and not yet passed on.
+//!
+//! HTTP/2 holds them, up to one stream window per stream; they are counted by looking. Above half of the budget
+//! windows shrink, and grow again below a quarter; above the whole, the streams that were longest without
+//! progress lose their bodies.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::body::Slot;
+use crate::metrics::Metrics;
+
+/// How often the bytes are counted while they could be many.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it is asked whether they could be many.
+const REST: Duration = Duration::from_secs(1);
+
+/// How scarce memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pressure {
+    /// Windows are as configured.
+    Relaxed,
+    /// Windows are small.
+    Tight,
+}
+
+/// The budget of one registry or supervisor. Clones count together.
+#[derive(Clone, Debug)]
+pub(super) struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit: u64,
+    window: u64,
+    stalled_after: Duration,
+    slots: DashMap<u64, Weak<Slot>>,
+    count: AtomicUsize,
+    next: AtomicU64,
+    looked: AtomicU64,
+    began: Instant,
+    pressure: watch::Sender<Pressure>,
+    metrics: Metrics,
+}
+
+/// A body's place in the count, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Counted {
+    id: u64,
+    budget: Arc<Inner>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.budget.slots.remove(&self.id);
+        self.budget.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Budget {
+    /// A budget of `limit` bytes for streams of `window` bytes each.
+    pub(super) fn new(limit: u64, window: u32, stalled_after: Duration, metrics: Metrics) -> Self {
+        let bytes = i64::try_from(limit).unwrap_or(i64::MAX);
+        metrics.buffer_budget_bytes.set(bytes);
+        Self(Arc::new(Inner {
+            limit,
+            window: u64::from(window),
+            stalled_after,
+            slots: DashMap::new(),
+            count: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+            began: Instant::now(),
+            pressure: watch::Sender::new(Pressure::Relaxed),
+            metrics,
+        }))
+    }
+
+    /// Counts a body until the result is dropped.
+    pub(super) fn count(&self, slot: &Arc<Slot>) -> Counted {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.slots.insert(id, Arc::downgrade(slot));
+        self.0.count.fetch_add(1, Ordering::Relaxed);
+        Counted {
+            id,
+            budget: Arc::clone(&self.0),
+        }
+    }
+
+    /// How scarce memory is, as it changes.
+    pub(super) fn pressure(&self) -> watch::Receiver<Pressure> {
+        self.0.pressure.subscribe()
+    }
+
+    /// Looks after the budget for ever. Every tunnel runs this; whoever comes first looks.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn watch(&self) {
+        loop {
+            let most = (self.0.count.load(Ordering::Relaxed) as u64).saturating_mul(self.0.window);
+            let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
+            if most <= self.0.limit / 4 && relaxed {
+                sleep(REST).await;
+                continue;
+            }
+            if self.is_my_turn() {
+                self.look();
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn is_my_turn(&self) -> bool {
+        let now = u64::try_from(self.0.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let looked = self.0.looked.load(Ordering::Relaxed);
+        let due = looked + u64::try_from(LOOK.as_millis()).unwrap_or(0) <= now;
+        let swap = |to| {
+            let order = Ordering::Relaxed;
+            self.0.looked.compare_exchange(looked, to, order, order)
+        };
+        due && swap(now).is_ok()
+    }
+
+    /// Counts, sets the pressure, and takes from the stalled what is too much.
+    fn look(&self) {
+        let slots: Vec<Arc<Slot>> = self
+            .0
+            .slots
+            .iter()
+            .filter_map(|entry| entry.value().upgrade())
+            .collect();
+        let mut waiting: Vec<(Instant, usize, Arc<Slot>)> = Vec::new();
+        let mut total = 0;
+        for slot in slots {
+            let (bytes, since) = slot.waiting();
+            if bytes > 0 {
+                total += bytes as u64;
+                waiting.push((since, bytes, slot));
+            }
+        }
+        if total > self.0.limit {
+            total = self.take_away(waiting, total);
+        }
+        self.set_pressure(total);
+        let bytes = i64::try_from(total).unwrap_or(i64::MAX);
+        self.0.metrics.buffered_bytes.set(bytes);
+    }
+
+    fn take_away(&self, mut waiting: Vec<(Instant, usize, Arc<Slot>)>, mut total: u64) -> u64 {
+        waiting.sort_by_key(|(since, ..)| *since);
+        let enough = self.0.limit / 10 * 9;
+        for (since, bytes, slot) in waiting {
+            if total <= enough || since.elapsed() < self.0.stalled_after {
+                break;
+            }
+            slot.take_away();
+            total = total.saturating_sub(bytes as u64);
+        }
+        total
+    }
+
+    fn set_pressure(&self, total: u64) {
+        let limit = self.0.limit;
+        self.0.pressure.send_if_modified(|pressure| {
+            let next = match *pressure {
+                Pressure::Relaxed if total > limit / 2 => Pressure::Tight,
+                Pressure::Tight if total < limit / 4 => Pressure::Relaxed,
+                same @ (Pressure::Relaxed | Pressure::Tight) => same,
+            };
+            std::mem::replace(pressure, next) != next
+        });
+    }
+}

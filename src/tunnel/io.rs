@@ -1,0 +1,148 @@
+//! The byte stream under a tunnel, with its pulse: when the last byte came, and how many passed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use prometheus_client::metrics::counter::Counter;
+
+/// When the last byte came. Clones look at the same stream.
+#[derive(Clone, Debug)]
+pub(super) struct Pulse {
+    since: Instant,
+    last: Arc<AtomicU64>,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            last: Arc::default(),
+        }
+    }
+
+    fn beat(&self) {
+        self.last.store(self.elapsed(), Ordering::Relaxed);
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For how long no byte has come, in whole milliseconds.
+    pub(super) fn silence(&self) -> Duration {
+        let last = self.last.load(Ordering::Relaxed);
+        Duration::from_millis(self.elapsed().saturating_sub(last))
+    }
+
+    /// This moment, for [`Pulse::heard_since`].
+    pub(super) fn mark(&self) -> u64 {
+        self.elapsed()
+    }
+
+    /// Whether a byte came at or after the mark.
+    pub(super) fn heard_since(&self, mark: u64) -> bool {
+        self.last.load(Ordering::Relaxed) >= mark
+    }
+}
+
+/// Where the bytes of a stream are counted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traffic {
+    /// Bytes received.
+    pub received: Counter,
+    /// Bytes sent.
+    pub sent: Counter,
+}
+
+pin_project! {
+    /// A byte stream that keeps its pulse.
+    #[derive(Debug)]
+    pub(super) struct Watched<IO> {
+        #[pin]
+        io: IO,
+        pulse: Pulse,
+        traffic: Traffic,
+    }
+}
+
+impl<IO> Watched<IO> {
+    pub(super) fn new(io: IO, traffic: Traffic) -> (Self, Pulse) {
+        let pulse = Pulse::new();
+        let watched = Self {
+            io,
+            pulse: pulse.clone(),
+            traffic,
+        };
+        (watched, pulse)
+    }
+}
+
+impl<IO: AsyncRead> AsyncRead for Watched<IO> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.project();
+        let before = buf.filled().len();
+        let polled = this.io.poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        if read > 0 {
+            this.pulse.beat();
+            this.traffic.received.inc_by(read as u64);
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncWrite> Watched<IO> {
+    fn count(traffic: &Traffic, polled: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(written)) = polled {
+            traffic.sent.inc_by(*written as u64);
+        }
+    }
+}
+
+impl<IO: AsyncWrite> AsyncWrite for Watched<IO> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let polled = this.io.poll_write(cx, buf);
+        Self::count(this.traffic, &polled);
+        polled
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().io.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.project();
+        let polled = this.io.poll_write_vectored(cx, bufs);
+        Self::count(this.traffic, &polled);
+        polled
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

@@ -1,0 +1,276 @@
+//! One request through a tunnel: picked, sent, and sent again where that is safe. No task of its own: the
+//! request's body is pumped by whoever waits for the answer's head and then by whoever reads its body.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::client::ResponseFuture;
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use tokio::time::{Sleep, sleep};
+
+use super::body::{Body, Rest};
+use super::link::{Lease, Link};
+use super::registry::{Failure, Need, Registry};
+use super::upload::Upload;
+use super::{BodyError, wire};
+use crate::metrics::ByRole;
+use crate::reason::Reason;
+
+/// How many tunnels one request is tried on at most.
+const TRIES: usize = 3;
+
+/// How an attempt failed.
+struct Lost {
+    kind: Kind,
+    failure: Failure,
+    /// Whether the peer takes no more streams.
+    going_away: bool,
+}
+
+impl Lost {
+    fn new(kind: Kind, reason: Reason, error: &h2::Error) -> Self {
+        Self {
+            kind,
+            failure: Failure::new(reason, error.to_string()),
+            going_away: error.is_go_away() && error.is_remote(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The peer has not looked at the request.
+    NotProcessed,
+    /// The connection broke; nobody knows what the peer did.
+    Unknown,
+    /// Nothing that another tunnel could mend.
+    Final,
+}
+
+impl Failure {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Sends a request; see [`Registry::send`].
+pub(super) async fn send<B>(
+    registry: &Registry,
+    need: Need,
+    request: Request<B>,
+) -> Result<Response<Body>, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let (mut parts, body) = request.into_parts();
+    let length = prepare(&mut parts, need)?;
+    let mut upload = Upload::new(body, length, need.expect_continue);
+    if upload.is_empty() && length.is_some_and(|length| length > 0) {
+        let detail = "the body is shorter than its Content-Length";
+        return Err(Failure::new(Reason::LengthMismatch, detail));
+    }
+    let may_repeat = upload.is_empty() && is_repeatable(&parts.method);
+    let mut tried: Vec<Arc<Link>> = Vec::new();
+    let mut first: Option<Failure> = None;
+    loop {
+        let lease = match registry.pick(&need, &tried) {
+            Ok(lease) => lease,
+            Err(reason) => {
+                return Err(first.unwrap_or_else(|| Failure::new(reason, need.role.to_string())));
+            }
+        };
+        let link = Arc::clone(&lease.link);
+        let lost = match attempt(registry, lease, &parts, upload).await {
+            Ok(response) => return Ok(response),
+            Err((lost, returned)) => {
+                upload = returned;
+                lost
+            }
+        };
+        if lost.going_away {
+            registry.retire(&link);
+        }
+        tried.push(link);
+        let again = tried.len() < TRIES
+            && match lost.kind {
+                Kind::NotProcessed => upload.can_start_again(),
+                Kind::Unknown => may_repeat,
+                Kind::Final => false,
+            };
+        let failure = first.get_or_insert(lost.failure);
+        if !again {
+            return Err(failure.clone());
+        }
+        let role = need.role.to_string();
+        registry
+            .metrics()
+            .retries
+            .get_or_create(&ByRole { role })
+            .inc();
+    }
+}
+
+/// Makes the head fit for HTTP/2 and returns its Content-Length.
+fn prepare(parts: &mut Parts, need: Need) -> Result<Option<u64>, Failure> {
+    if parts.uri.path().starts_with(wire::OWN_PREFIX) {
+        // What the gateway itself says to connection points must not come from a client.
+        let detail = "the path is kept for the gateway itself";
+        return Err(Failure::new(Reason::UnknownEndpoint, detail));
+    }
+    parts.version = Version::HTTP_2;
+    if need.expect_continue {
+        let value = HeaderValue::from_static("100-continue");
+        parts.headers.insert(EXPECT, value);
+    }
+    Ok(length_of(&parts.headers))
+}
+
+/// The Content-Length, if there is one that is a number.
+pub(super) fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a request without body may be sent twice: the safe methods of RFC 9110 §9.2.1 that are in use here,
+/// and PROPFIND (RFC 4918 §9.1).
+fn is_repeatable(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) || method.as_str() == "PROPFIND"
+}
+
+/// One attempt on one tunnel. The upload comes back with a failure, as far as it has come.
+async fn attempt<B>(
+    registry: &Registry,
+    lease: Lease,
+    parts: &Parts,
+    mut upload: Upload<B>,
+) -> Result<Response<Body>, (Lost, Upload<B>)>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    let head = Request::from_parts(parts.clone(), ());
+    let mut sender = lease.link.sender.clone();
+    let response = match sender.send_request(head, upload.is_empty()) {
+        Ok((response, stream)) => {
+            if !upload.is_empty() {
+                upload.start(stream);
+            }
+            response
+        }
+        Err(error) => return Err((unsent(&error), upload)),
+    };
+    drop(sender);
+    let gate = upload
+        .gated
+        .then(|| sleep(registry.settings().continue_wait));
+    let answered = answer(response, &mut upload, gate).await;
+    match answered {
+        Ok(response) => Ok(received(registry, lease, response, upload)),
+        Err(lost) => {
+            upload.reset(h2::Reason::CANCEL);
+            Err((lost, upload))
+        }
+    }
+}
+
+/// Waits for the answer's head and pumps the body meanwhile.
+async fn answer<B>(
+    mut response: ResponseFuture,
+    upload: &mut Upload<B>,
+    gate: Option<Sleep>,
+) -> Result<Response<h2::RecvStream>, Lost>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    let mut gate = pin!(gate);
+    poll_fn(|cx| {
+        if let Some(wait) = gate.as_mut().as_pin_mut()
+            && is_open(&mut response, wait, cx)
+        {
+            upload.gated = false;
+            gate.set(None);
+        }
+        if !upload.is_sent()
+            && let Poll::Ready(Err(error)) = upload.poll_send(cx)
+        {
+            return Poll::Ready(Err(Lost {
+                kind: Kind::Final,
+                failure: Failure::new(error.reason, error.detail),
+                going_away: false,
+            }));
+        }
+        Pin::new(&mut response)
+            .poll(cx)
+            .map_err(|error| unanswered(&error))
+    })
+    .await
+}
+
+/// Whether the body may be read: a 100 has come, or was waited for long enough.
+fn is_open(response: &mut ResponseFuture, wait: Pin<&mut Sleep>, cx: &mut Context<'_>) -> bool {
+    while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+        if interim.status() == StatusCode::CONTINUE {
+            return true;
+        }
+    }
+    wait.poll(cx).is_ready()
+}
+
+fn received<B>(
+    registry: &Registry,
+    lease: Lease,
+    response: Response<h2::RecvStream>,
+    mut upload: Upload<B>,
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
+    upload.forget();
+    let rest: Option<Box<dyn Rest>> = if upload.is_sent() {
+        None
+    } else {
+        Some(Box::new(upload))
+    };
+    let (parts, stream) = response.into_parts();
+    let length = length_of(&parts.headers);
+    let body = Body::new(stream, length, registry.budget());
+    Response::from_parts(parts, body.carry(lease, rest))
+}
+
+/// What it means that a request could not be handed to HTTP/2.
+fn unsent(error: &h2::Error) -> Lost {
+    let connection = error.is_io() || error.is_go_away() || error.is_reset();
+    let (kind, reason) = if connection {
+        (Kind::NotProcessed, Reason::TunnelLost)
+    } else {
+        (Kind::Final, Reason::InternalError)
+    };
+    Lost::new(kind, reason, error)
+}
+
+/// What it means that a request that was sent gets no answer.
+fn unanswered(error: &h2::Error) -> Lost {
+    // RFC 9113 §6.8, §8.7: a stream above the GOAWAY's number and a refused one were not processed.
+    let above = error.is_go_away() && error.is_remote();
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    let (kind, reason) = if above || refused {
+        (Kind::NotProcessed, Reason::TunnelLost)
+    } else if error.is_io() || error.is_go_away() {
+        (Kind::Unknown, Reason::TunnelLost)
+    } else if error.is_reset() && !error.is_remote() {
+        (Kind::Final, Reason::TunnelProtocol)
+    } else {
+        (Kind::Final, Reason::TunnelLost)
+    };
+    Lost::new(kind, reason, error)
+}

@@ -1,0 +1,245 @@
+//! A request's body on its way into a tunnel, pumped without a task of its own.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::SendStream;
+use http::HeaderMap;
+
+use super::BodyError;
+use super::body::Rest;
+use crate::reason::Reason;
+
+/// How much of a body is kept so that the request can be sent again.
+const KEPT: usize = 64 << 10;
+
+/// What a body brings next.
+enum Next {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    End,
+}
+
+/// A body and how far it has come. It survives the tunnel that it was first sent through.
+pub(super) struct Upload<B> {
+    body: B,
+    ended: bool,
+    /// What Content-Length promises beyond what was read.
+    left: Option<u64>,
+    /// What was read and is not yet sent on the present tunnel.
+    queue: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    /// What was read so far, while it is little enough to be sent again.
+    kept: Option<Vec<Bytes>>,
+    kept_len: usize,
+    stream: Option<SendStream<Bytes>>,
+    /// Whether reading from the client must wait for a 100.
+    pub(super) gated: bool,
+}
+
+impl<B> Upload<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    /// An upload of a body of which `length` bytes are promised.
+    pub(super) fn new(body: B, length: Option<u64>, gated: bool) -> Self {
+        Self {
+            ended: body.is_end_stream(),
+            body,
+            left: length,
+            queue: VecDeque::new(),
+            trailers: None,
+            kept: Some(Vec::new()),
+            kept_len: 0,
+            stream: None,
+            gated,
+        }
+    }
+
+    /// Whether there is nothing to send and never was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ended && self.kept.as_ref().is_some_and(Vec::is_empty) && self.trailers.is_none()
+    }
+
+    /// Whether everything that was read can be sent again.
+    pub(super) fn can_start_again(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Begins, or begins again, on a stream.
+    pub(super) fn start(&mut self, stream: SendStream<Bytes>) {
+        self.queue = self.kept.iter().flatten().cloned().collect();
+        self.stream = Some(stream);
+    }
+
+    /// Forgets what was kept: the answer has begun.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    /// Whether nothing is left to send.
+    pub(super) fn is_sent(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        let Some(kept) = &mut self.kept else { return };
+        self.kept_len += data.len();
+        if self.kept_len > KEPT {
+            self.kept = None;
+        } else {
+            kept.push(data.clone());
+        }
+    }
+
+    /// Sends until the tunnel or the client makes it wait. `Ready` when all is sent, or the peer wants no more.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.gated {
+            return Poll::Pending;
+        }
+        loop {
+            let Some(stream) = &mut self.stream else {
+                return Poll::Ready(Ok(()));
+            };
+            if let Some(front) = self.queue.front_mut() {
+                let Some(room) = ready!(poll_room(stream, front.len(), cx)) else {
+                    // What the peer's reset means, the response future says.
+                    self.stream = None;
+                    return Poll::Ready(Ok(()));
+                };
+                let part = front.split_to(room.min(front.len()));
+                if front.is_empty() {
+                    self.queue.pop_front();
+                }
+                let last = self.queue.is_empty()
+                    && self.trailers.is_none()
+                    && self.left.is_none_or(|left| left == 0)
+                    && (self.ended || self.body.is_end_stream());
+                if stream.send_data(part, last).is_err() || last {
+                    self.ended |= last;
+                    self.stream = None;
+                }
+                continue;
+            }
+            if self.ended {
+                return Poll::Ready(self.send_end());
+            }
+            match ready!(self.poll_next(cx)) {
+                Ok(Next::Data(data)) => self.queue.push_back(data),
+                Ok(Next::Trailers(trailers)) => {
+                    self.trailers = Some(trailers);
+                    self.ended = true;
+                }
+                Ok(Next::End) => self.ended = true,
+                Err(error) => {
+                    self.reset(h2::Reason::CANCEL);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, BodyError>> {
+        loop {
+            let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+                return Poll::Ready(self.check_end().map(|()| Next::End));
+            };
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => return Poll::Ready(Err(error.into())),
+            };
+            let frame = match frame.into_data() {
+                Ok(data) if data.is_empty() => continue,
+                Ok(data) => return Poll::Ready(self.check_data(&data).map(|()| Next::Data(data))),
+                Err(frame) => frame,
+            };
+            if let Ok(trailers) = frame.into_trailers() {
+                return Poll::Ready(self.check_end().map(|()| Next::Trailers(trailers)));
+            }
+        }
+    }
+
+    fn check_data(&mut self, data: &Bytes) -> Result<(), BodyError> {
+        if let Some(left) = &mut self.left {
+            *left = left
+                .checked_sub(data.len() as u64)
+                .ok_or_else(|| mismatch("longer"))?;
+        }
+        self.keep(data);
+        Ok(())
+    }
+
+    fn check_end(&self) -> Result<(), BodyError> {
+        match self.left {
+            Some(1..) => Err(mismatch("shorter")),
+            Some(0) | None => Ok(()),
+        }
+    }
+
+    fn send_end(&mut self) -> Result<(), BodyError> {
+        self.check_end()
+            .inspect_err(|_| self.reset(h2::Reason::CANCEL))?;
+        if let Some(mut stream) = self.stream.take() {
+            // An error means that the peer has reset the stream, which the response future tells.
+            let _ = match self.trailers.take() {
+                Some(trailers) => {
+                    self.kept = None;
+                    stream.send_trailers(trailers)
+                }
+                None => stream.send_data(Bytes::new(), true),
+            };
+        }
+        Ok(())
+    }
+
+    /// Resets the stream, if there is one that is not at its end.
+    pub(super) fn reset(&mut self, reason: h2::Reason) {
+        if let Some(mut stream) = self.stream.take() {
+            stream.send_reset(reason);
+        }
+    }
+}
+
+fn mismatch(how: &str) -> BodyError {
+    BodyError::new(
+        Reason::LengthMismatch,
+        format!("the body is {how} than its Content-Length"),
+    )
+}
+
+/// How many bytes the stream takes now, at least one; `None` if it takes no more at all.
+pub(super) fn poll_room(
+    stream: &mut SendStream<Bytes>,
+    want: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Option<usize>> {
+    stream.reserve_capacity(want);
+    loop {
+        let room = stream.capacity();
+        if room > 0 {
+            return Poll::Ready(Some(room));
+        }
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => (),
+            Some(Err(_)) | None => return Poll::Ready(None),
+        }
+    }
+}
+
+impl<B> Rest for Upload<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin,
+    B::Error: Into<BodyError>,
+{
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        self.poll_send(cx)
+    }
+
+    fn stop(&mut self) {
+        // RFC 9113 §8.1: the answer is complete, the rest of the request is of no interest.
+        self.reset(h2::Reason::NO_ERROR);
+    }
+}
