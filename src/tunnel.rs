@@ -7,12 +7,14 @@
 mod accept;
 mod body;
 mod budget;
+mod dial;
 mod incoming;
 mod io;
 mod link;
 mod liveness;
 mod note;
 mod pick;
+mod plan;
 mod publish;
 mod random;
 mod registry;

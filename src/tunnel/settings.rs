@@ -131,8 +131,10 @@ pub struct SupervisorSettings {
     pub stable_after: Duration,
     /// After this age, shortened by up to a tenth at random, a tunnel is replaced.
     pub max_age: Duration,
-    /// How many bytes received through tunnels may wait for slow backends, in the whole process.
+    /// How many bytes received through tunnels may wait for slow backends.
     pub buffered_bytes: u64,
+    /// A stream without progress for this long may be reset when memory is short.
+    pub stalled_after: Duration,
 }
 
 impl Default for SupervisorSettings {
@@ -150,6 +152,7 @@ impl Default for SupervisorSettings {
             stable_after: 60 * SECOND, // longer than any start that then fails
             max_age: 24 * HOUR, // keys and middleboxes are renewed daily
             buffered_bytes: 256 << 20, // the composition passes a quarter of the RAM
+            stalled_after: 2 * SECOND, // a backend that moves is never cut off
         }
     }
 }
