@@ -1,8 +1,308 @@
 //! The request path of a connection point: from a tunnel's stream to a backend and back.
 //!
 //! It trusts the gateway no further than its own file: the path rule is repeated, and role, endpoint and method
-//! must be published here.
+//! must be published here. [`Forward::handle`] is what a tunnel's supervisor calls for each request;
+//! [`Forward::roles`] is what it tells the gateway.
 
+mod answer;
+mod location;
 mod settings;
+mod target;
+mod told;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arc_swap::ArcSwap;
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
+use tokio::sync::{Notify, watch};
+
+use self::answer::AnswerBody;
+use self::location::Place;
+use self::target::{Catalogue, Target};
+use self::told::Told;
+use crate::backend::{Backend, Failure, OnContinue, Terms};
+use crate::message::headers;
+use crate::message::refusal::{Hop, Refusal};
+use crate::message::path;
+use crate::metrics::{EndpointMetrics, Metrics};
+use crate::reason::Reason;
+use crate::role::{Health, PublishedRole, RoleId};
+use crate::tasks::Tasks;
+use crate::tunnel;
 
 pub use settings::RoleSettings;
+
+/// Everything that forwards. Clones are handles on the same.
+#[derive(Clone, Debug)]
+pub struct Forward(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    table: ArcSwap<Table>,
+    roles: watch::Sender<Arc<Vec<PublishedRole>>>,
+    // Serialises changes of the table with what is told of it.
+    change: Mutex<()>,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+/// What one file publishes, as one snapshot.
+#[derive(Debug, Default)]
+struct Table {
+    catalogue: Catalogue,
+    backends: HashMap<RoleId, Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    backend: Backend<tunnel::Body>,
+    metrics: Vec<Arc<EndpointMetrics>>,
+}
+
+impl Forward {
+    /// Builds what a file publishes; nothing is dialled yet. Connections and watchers are tasks of `tasks`.
+    ///
+    /// # Errors
+    /// Every fault of the files that the settings point to, each beginning with role and key.
+    pub fn build(
+        roles: Vec<RoleSettings>,
+        metrics: &Metrics,
+        tasks: &Tasks,
+    ) -> Result<Self, Vec<String>> {
+        let forward = Self(Arc::new(Inner {
+            table: ArcSwap::default(),
+            roles: watch::Sender::default(),
+            change: Mutex::default(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        }));
+        forward.apply(roles)?;
+        Ok(forward)
+    }
+
+    /// Puts another file's roles in place of the present ones, whole or not at all. Requests under way end as they
+    /// began; certificates are read anew.
+    ///
+    /// # Errors
+    /// As [`Forward::build`]; nothing is changed then.
+    pub fn apply(&self, roles: Vec<RoleSettings>) -> Result<(), Vec<String>> {
+        let table = self.0.table_of(roles)?;
+        for published in table.backends.values() {
+            let health = published.backend.health();
+            self.0.tasks.spawn(follow(Arc::downgrade(&self.0), health));
+        }
+        self.0.table.store(Arc::new(table));
+        self.0.publish();
+        Ok(())
+    }
+
+    /// What can be served now, with its health.
+    pub fn roles(&self) -> watch::Receiver<Arc<Vec<PublishedRole>>> {
+        self.0.roles.subscribe()
+    }
+
+    /// Takes one request from a tunnel to its backend and the answer back, until all is said.
+    pub async fn handle(&self, incoming: tunnel::Incoming) {
+        let tunnel::Incoming {
+            request,
+            mut respond,
+        } = incoming;
+        let mut told = Told::new(&request);
+        let continued = Arc::new(Notify::new());
+        let response = {
+            let answer = self.answer(request, &continued, &mut told);
+            tokio::pin!(answer);
+            loop {
+                tokio::select! {
+                    biased;
+                    () = respond.reset() => break None,
+                    response = &mut answer => break Some(response),
+                    () = continued.notified() => respond.send_continue(),
+                }
+            }
+        };
+        let Some(response) = response else {
+            return told.failed(Reason::ClientGone, "before an answer");
+        };
+        match respond.send(response).await {
+            Ok(bytes) => told.sent(bytes),
+            Err(reason) => told.failed(reason, "while its answer was sent"),
+        }
+    }
+
+    /// Every request gets an answer here: the backend's, or the refusal that says why there is none.
+    async fn answer(
+        &self,
+        request: Request<tunnel::Body>,
+        continued: &Arc<Notify>,
+        told: &mut Told,
+    ) -> Response<AnswerBody> {
+        let mutual = path::external(request.uri().path()).is_some_and(|external| external.mutual);
+        match self.forward(request, continued, told).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                told.refused(&refusal);
+                refusal
+                    .into_response(Hop::ConnectionPoint, told.id(), mutual)
+                    .map(AnswerBody::Own)
+            }
+        }
+    }
+
+    /// The path of a request.
+    async fn forward(
+        &self,
+        request: Request<tunnel::Body>,
+        continued: &Arc<Notify>,
+        told: &mut Told,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let (mut head, body) = request.into_parts();
+        let uri = std::mem::take(&mut head.uri);
+        // 1. Only what this connection point's own file publishes is reached.
+        let (backend, target, long_poll) = self.resolve(&head.method, &uri, &head.headers, told)?;
+        // 2. The request as the backend is to see it.
+        let terms = Terms {
+            endpoint: target.endpoint,
+            long_poll,
+            client: client_of(&head.headers, &backend),
+            on_continue: on_continue(&head.headers, continued),
+        };
+        clean_request(&mut head.headers);
+        head.uri = internal(backend.settings().url.prefix(), target.rest)?;
+        // 3. There and back.
+        let answer = backend.send(Request::from_parts(head, body), terms).await;
+        let (mut head, body) = answer.map_err(refusal_of)?.into_parts();
+        // 4. The answer as the client is to see it.
+        let reason = answer::clean(&mut head, &place(&backend, &uri, &target))?;
+        told.answered(head.status, reason);
+        Ok(Response::from_parts(head, AnswerBody::Backend(body)))
+    }
+
+    fn resolve<'u>(
+        &self,
+        method: &Method,
+        uri: &'u Uri,
+        fields: &HeaderMap,
+        told: &mut Told,
+    ) -> Result<(Backend<tunnel::Body>, Target<'u>, bool), Refusal> {
+        let table = self.0.table.load();
+        let target = table.catalogue.resolve(method, uri, fields)?;
+        let endpoint = table.catalogue.endpoints(target.role).get(target.endpoint);
+        let (Some(published), Some(endpoint)) = (table.backends.get(&target.role), endpoint) else {
+            return Err(Refusal::new(Reason::UnknownRole));
+        };
+        told.resolved(&published.metrics[target.endpoint]);
+        Ok((published.backend.clone(), target, endpoint.long_poll))
+    }
+}
+
+impl Inner {
+    fn table_of(&self, roles: Vec<RoleSettings>) -> Result<Table, Vec<String>> {
+        let mut table = Table::default();
+        let mut faults = Vec::new();
+        for role in roles {
+            let id = role.backend.id;
+            match Backend::build(role.backend, &self.metrics, &self.tasks) {
+                Err(found) => {
+                    faults.extend(found.iter().map(|fault| format!("role {id}: {fault}")));
+                }
+                Ok(backend) => {
+                    table.catalogue.add(id, role.endpoints);
+                    let endpoints = table.catalogue.endpoints(id).iter();
+                    let metrics = endpoints.map(|endpoint| self.metrics.endpoint(id, &endpoint.name));
+                    let metrics = metrics.collect();
+                    table.backends.insert(id, Published { backend, metrics });
+                }
+            }
+        }
+        faults.is_empty().then_some(table).ok_or(faults)
+    }
+
+    /// Tells what can be served now, if it differs from what was told last.
+    fn publish(&self) {
+        // Two changes at once must not be told in the wrong order.
+        let _change = self.change.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.load();
+        let mut roles: Vec<_> = table.backends.values().map(Published::told).collect();
+        roles.sort_by_key(|role| role.id);
+        self.roles.send_if_modified(|now| {
+            let changed = **now != roles;
+            if changed {
+                *now = Arc::new(roles);
+            }
+            changed
+        });
+    }
+}
+
+impl Published {
+    fn told(&self) -> PublishedRole {
+        PublishedRole {
+            id: self.backend.role(),
+            health: *self.backend.health().borrow(),
+            capacity: self.backend.settings().capacity,
+        }
+    }
+}
+
+/// Tells each change of one backend's health, until the backend is gone.
+async fn follow(forward: Weak<Inner>, mut health: watch::Receiver<Health>) {
+    while health.changed().await.is_ok() {
+        let Some(forward) = forward.upgrade() else { return };
+        forward.publish();
+    }
+}
+
+/// The client connection that a backend connection belongs to, for backends that authenticate connections.
+fn client_of(fields: &HeaderMap, backend: &Backend<tunnel::Body>) -> Option<String> {
+    let id = fields.get(&headers::CONNECTION_ID)?.to_str().ok()?;
+    backend.settings().connection_auth.then(|| id.to_owned())
+}
+
+/// The backend's 100 is passed on to a client that waits for it.
+fn on_continue(fields: &HeaderMap, continued: &Arc<Notify>) -> Option<OnContinue> {
+    let continued = Arc::clone(continued);
+    let told: OnContinue = Arc::new(move || continued.notify_one());
+    fields.contains_key(header::EXPECT).then_some(told)
+}
+
+/// Takes out what was meant for this hop. The service's name stays: a request that comes back to a gateway is known by it.
+fn clean_request(fields: &mut HeaderMap) {
+    let trailers = fields.remove(header::TE);
+    headers::strip_hop_by_hop(fields);
+    if let Some(trailers) = trailers {
+        fields.insert(header::TE, trailers);
+    }
+    let ours: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| name.as_str().starts_with("opencmg-") && **name != headers::SERVICE)
+        .cloned()
+        .collect();
+    for name in ours {
+        fields.remove(name);
+    }
+}
+
+/// The internal path: the base's prefix, then the rest byte for byte.
+fn internal(prefix: &str, rest: &str) -> Result<Uri, Refusal> {
+    let path = PathAndQuery::try_from([prefix, rest].concat());
+    path.map(Uri::from)
+        .map_err(|error| Refusal::new(Reason::BadPath).detail(error.to_string()))
+}
+
+fn place<'r>(backend: &'r Backend<tunnel::Body>, uri: &'r Uri, target: &Target<'r>) -> Place<'r> {
+    let settings = backend.settings();
+    Place {
+        base: &settings.url,
+        host: settings.host.as_deref(),
+        authority: uri.authority().map_or("", Authority::as_str),
+        outside: target.outside,
+        rest: target.rest,
+    }
+}
+
+fn refusal_of(failure: Failure) -> Refusal {
+    Refusal::new(failure.reason).detail(failure.detail)
+}

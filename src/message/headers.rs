@@ -20,6 +20,8 @@ pub static PHRASE: HeaderName = HeaderName::from_static("opencmg-phrase");
 pub static REASON: HeaderName = HeaderName::from_static("opencmg-reason");
 /// The role that the gateway resolved, for requests whose path does not name it.
 pub static ROLE: HeaderName = HeaderName::from_static("opencmg-role");
+/// The client connection that a request came over, for backends that authenticate connections.
+pub static CONNECTION_ID: HeaderName = HeaderName::from_static("opencmg-connection");
 /// The service that a request came through: what a loop is found by.
 pub static SERVICE: HeaderName = HeaderName::from_static("opencmg-service");
 /// The id of one request in the logs of every hop.
