@@ -24,8 +24,8 @@ use self::target::{Catalogue, Target};
 use self::told::Told;
 use crate::backend::{Backend, Failure, OnContinue, Terms};
 use crate::message::headers;
-use crate::message::refusal::{Hop, Refusal};
 use crate::message::path;
+use crate::message::refusal::{Hop, Refusal};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::reason::Reason;
 use crate::role::{Health, PublishedRole, RoleId};
@@ -211,7 +211,8 @@ impl Inner {
                 Ok(backend) => {
                     table.catalogue.add(id, role.endpoints);
                     let endpoints = table.catalogue.endpoints(id).iter();
-                    let metrics = endpoints.map(|endpoint| self.metrics.endpoint(id, &endpoint.name));
+                    let metrics =
+                        endpoints.map(|endpoint| self.metrics.endpoint(id, &endpoint.name));
                     let metrics = metrics.collect();
                     table.backends.insert(id, Published { backend, metrics });
                 }
@@ -250,7 +251,9 @@ impl Published {
 /// Tells each change of one backend's health, until the backend is gone.
 async fn follow(forward: Weak<Inner>, mut health: watch::Receiver<Health>) {
     while health.changed().await.is_ok() {
-        let Some(forward) = forward.upgrade() else { return };
+        let Some(forward) = forward.upgrade() else {
+            return;
+        };
         forward.publish();
     }
 }

@@ -7,8 +7,6 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use native_tls::Protocol;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
@@ -16,6 +14,7 @@ use tokio_native_tls::TlsStream;
 
 use super::settings::{BackendSettings, NameCheck, Password, is_pfx};
 use super::{Failure, pkcs8};
+use crate::pki::issue::{certificates_to_pem, key_to_pem};
 use crate::pki::{self, Certificate, KeyPair};
 use crate::reason::Reason;
 
@@ -247,11 +246,7 @@ fn identity(settings: &BackendSettings) -> Result<Option<native_tls::Identity>, 
         return Ok(None);
     };
     let pair = load_pair(certificate, settings.key.as_deref(), &settings.password)?;
-    let chain: String = pair
-        .chain
-        .iter()
-        .map(|der| pem("CERTIFICATE", der))
-        .collect();
+    let chain = certificates_to_pem(&pair.chain);
     let key = match &pair.key {
         PrivateKeyDer::Pkcs8(key) => key.secret_pkcs8_der().to_vec(),
         PrivateKeyDer::Pkcs1(key) => pkcs8::from_pkcs1(key.secret_pkcs1_der()),
@@ -259,7 +254,8 @@ fn identity(settings: &BackendSettings) -> Result<Option<native_tls::Identity>, 
             .ok_or_else(|| "key: is on a curve that is not known".to_owned())?,
         _ => return Err("key: is of a form that is not known".to_owned()),
     };
-    native_tls::Identity::from_pkcs8(chain.as_bytes(), pem("PRIVATE KEY", &key).as_bytes())
+    let key = PrivateKeyDer::Pkcs8(key.into());
+    native_tls::Identity::from_pkcs8(chain.as_bytes(), key_to_pem(&key).as_bytes())
         .map(Some)
         .map_err(|error| format!("certificate: {}: {error}", certificate.display()))
 }
@@ -304,17 +300,6 @@ pub fn read_password(password: &Option<Password>) -> Result<String, String> {
 
 fn read(file: &Path) -> Result<Vec<u8>, String> {
     std::fs::read(file).map_err(|error| format!("{}: cannot be read: {error}", file.display()))
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    for line in text.as_bytes().chunks(64) {
-        out.push_str(&String::from_utf8_lossy(line));
-        out.push('\n');
-    }
-    out.push_str(&format!("-----END {label}-----\n"));
-    out
 }
 
 #[cfg(test)]

@@ -118,7 +118,9 @@ fn map_location(head: &mut response::Parts, place: &Place<'_>) -> Result<(), Ref
 }
 
 fn map_url(fields: &mut HeaderMap, name: &HeaderName, place: &Place<'_>) {
-    let Some(value) = fields.get(name) else { return };
+    let Some(value) = fields.get(name) else {
+        return;
+    };
     let mapped = value.to_str().ok().and_then(|text| place.map(text));
     match mapped.and_then(|text| HeaderValue::try_from(text).ok()) {
         Some(mapped) => fields.insert(name, mapped),

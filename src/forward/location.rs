@@ -29,8 +29,13 @@ impl Place<'_> {
             return Some(format!("https://{}{}", self.authority, self.under(rest)?));
         }
         if let Some(network) = reference.strip_prefix("//") {
-            let scheme = if self.base.is_https() { "https" } else { "http" };
-            let rest = self.base.strip(&format!("{scheme}://{network}"), self.host)?;
+            let scheme = if self.base.is_https() {
+                "https"
+            } else {
+                "http"
+            };
+            let absolute = format!("{scheme}://{network}");
+            let rest = self.base.strip(&absolute, self.host)?;
             return Some(format!("//{}{}", self.authority, self.under(rest)?));
         }
         if reference.starts_with('/') {
@@ -99,15 +104,28 @@ mod tests {
         let outside = "/CCM_Proxy_MutualAuth/5";
         let base = "http://mp.corp.example";
         for (reference, mapped) in [
-            ("http://mp.corp.example/SMS_MP/x?y#z", "https://gw.example:8443/CCM_Proxy_MutualAuth/5/SMS_MP/x?y#z"),
-            ("HTTP://MP.corp.example:80/x", "https://gw.example:8443/CCM_Proxy_MutualAuth/5/x"),
-            ("//mp.corp.example/x", "//gw.example:8443/CCM_Proxy_MutualAuth/5/x"),
+            (
+                "http://mp.corp.example/SMS_MP/x?y#z",
+                "https://gw.example:8443/CCM_Proxy_MutualAuth/5/SMS_MP/x?y#z",
+            ),
+            (
+                "HTTP://MP.corp.example:80/x",
+                "https://gw.example:8443/CCM_Proxy_MutualAuth/5/x",
+            ),
+            (
+                "//mp.corp.example/x",
+                "//gw.example:8443/CCM_Proxy_MutualAuth/5/x",
+            ),
             ("/SMS_MP/x", "/CCM_Proxy_MutualAuth/5/SMS_MP/x"),
             ("x", "x"),
             ("../x", "../x"),
             ("?q", "?q"),
         ] {
-            assert_eq!(map(base, outside, reference).as_deref(), Some(mapped), "{reference}");
+            assert_eq!(
+                map(base, outside, reference).as_deref(),
+                Some(mapped),
+                "{reference}"
+            );
         }
         let root = map(base, "", "http://mp.corp.example/SMS_MP/x");
         assert_eq!(root.as_deref(), Some("https://gw.example:8443/SMS_MP/x"));
@@ -133,9 +151,16 @@ mod tests {
             "a b",
         ] {
             let outside = "/CCM_Proxy_MutualAuth/5";
-            assert_eq!(map("http://mp.corp.example", outside, reference), None, "{reference}");
+            assert_eq!(
+                map("http://mp.corp.example", outside, reference),
+                None,
+                "{reference}"
+            );
         }
         let outside = "/CCM_Proxy_MutualAuth/5";
-        assert_eq!(map("http://mp.corp.example/base", outside, "/other/x"), None);
+        assert_eq!(
+            map("http://mp.corp.example/base", outside, "/other/x"),
+            None
+        );
     }
 }

@@ -52,8 +52,7 @@ impl Catalogue {
         fields: &HeaderMap,
     ) -> Result<Target<'p>, Refusal> {
         let whole = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-        path::check(whole)
-            .map_err(|bad| Refusal::new(Reason::BadPath).detail(bad.to_string()))?;
+        path::check(whole).map_err(|bad| Refusal::new(Reason::BadPath).detail(bad.to_string()))?;
         let (role, outside, rest) = match path::external(whole) {
             Some(external) => (external.role, external.base, external.rest),
             None => (named_role(fields)?, "", whole),
@@ -84,7 +83,9 @@ impl Catalogue {
 }
 
 fn named_role(fields: &HeaderMap) -> Result<RoleId, Refusal> {
-    let named = fields.get(&headers::ROLE).and_then(|value| value.to_str().ok());
+    let named = fields
+        .get(&headers::ROLE)
+        .and_then(|value| value.to_str().ok());
     named.and_then(RoleId::parse).ok_or_else(|| {
         let what = "neither the path nor the gateway names a role";
         Refusal::new(Reason::UnknownRole).detail(what)
@@ -130,10 +131,22 @@ mod tests {
     #[test]
     fn only_roles_endpoints_and_methods_of_the_own_file_are_forwarded() {
         let unknown = Err(Reason::UnknownRole);
-        assert_eq!(resolve("GET", "/CCM_Proxy_MutualAuth/6/SMS_MP/x", None), unknown);
-        assert_eq!(resolve("GET", "/CCM_Proxy_MutualAuth/5/AdminService/x", None), unknown);
-        assert_eq!(resolve("GET", "/CCM_Proxy_MutualAuth/5/SMS_MPx", None), unknown);
-        assert_eq!(resolve("DELETE", "/CCM_Proxy_MutualAuth/5/SMS_MP/x", None), unknown);
+        assert_eq!(
+            resolve("GET", "/CCM_Proxy_MutualAuth/6/SMS_MP/x", None),
+            unknown
+        );
+        assert_eq!(
+            resolve("GET", "/CCM_Proxy_MutualAuth/5/AdminService/x", None),
+            unknown
+        );
+        assert_eq!(
+            resolve("GET", "/CCM_Proxy_MutualAuth/5/SMS_MPx", None),
+            unknown
+        );
+        assert_eq!(
+            resolve("DELETE", "/CCM_Proxy_MutualAuth/5/SMS_MP/x", None),
+            unknown
+        );
         assert_eq!(resolve("GET", "/SMS_MP/x", None), unknown);
         assert_eq!(resolve("GET", "/SMS_MP/x", Some("6")), unknown);
         assert_eq!(resolve("GET", "/CCM_Proxy_MutualAuth/5/", None), unknown);

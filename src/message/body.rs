@@ -68,6 +68,13 @@ impl fmt::Display for BodyError {
 
 impl std::error::Error for BodyError {}
 
+/// For bodies that cannot fail.
+impl From<std::convert::Infallible> for BodyError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 /// A body whose type is erased, where several kinds meet.
 pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BodyError>;
 

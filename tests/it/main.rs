@@ -5,6 +5,8 @@
 #![allow(unreachable_pub, reason = "one binary, many modules")]
 
 mod backend;
+mod backend_servers;
+mod backend_tls;
 mod client;
 mod faults;
 mod load;
