@@ -1,13 +1,38 @@
 //! The composition of a gateway: build in order, bind, run until drained. No logic of its own.
 
+mod built;
+mod reception;
 mod settings;
+mod status;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{info, warn};
+
+use self::built::{Built, tell_expiry};
+use self::reception::Reception;
 pub use self::settings::{Definition, Settings};
+use crate::admin::{self, Health, Views};
+use crate::drain::Drain;
+use crate::identity::Trust;
+use crate::instances::Instance;
+use crate::listener::{self, Listener};
 use crate::metrics::Metrics;
-use crate::tunnel::Registry;
+use crate::pki::{UnixTime, Usage};
+use crate::proxy::{self, Proxy};
+use crate::tasks::Tasks;
+use crate::tls::{Port, ServerTls, VerifyFn};
+use crate::tunnel::{self, Hello, Random, Registry};
+
+/// How often chains are looked at that have ended: a second or two of trust too long harms nobody.
+const RECHECK: Duration = Duration::from_secs(2);
+
+/// How long what was ended by force may take to be gone.
+const AFTERMATH: Duration = Duration::from_secs(5);
 
 /// The addresses that a gateway is bound to, in the order of its settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,46 +49,109 @@ pub struct Addresses {
 
 /// A gateway that is bound and not yet running.
 #[derive(Debug)]
-pub struct Gateway {}
+pub struct Gateway {
+    core: Arc<Core>,
+    sockets: Sockets,
+    addresses: Addresses,
+}
 
 /// What may be done to a running gateway. Clones are handles on the same one.
 #[derive(Clone, Debug)]
-pub struct Handle {}
+pub struct Handle(Arc<Core>);
+
+/// The components, in the order in which a request meets them.
+#[derive(Debug)]
+struct Core {
+    instance: Instance,
+    drain_deadline: Duration,
+    definition: Mutex<Arc<Definition>>,
+    listener: Listener,
+    clients: Trust,
+    connection_points: Trust,
+    proxy: Proxy,
+    registry: Registry,
+    metrics: Metrics,
+    drain: Drain,
+    /// Clients and tunnels.
+    connections: Tasks,
+    /// Everything else.
+    loops: Tasks,
+}
+
+#[derive(Debug, Default)]
+struct Sockets {
+    client: Vec<TcpListener>,
+    tunnel: Vec<TcpListener>,
+    health: Option<TcpListener>,
+    admin: Option<TcpListener>,
+}
 
 impl Gateway {
     /// Builds every component from settings and definition, and binds every address.
     ///
     /// # Errors
     /// Everything that is wrong, worded for an administrator; nothing stays bound.
-    #[allow(clippy::unused_async, reason = "filled in with the components")]
+    #[allow(clippy::unused_async, reason = "sockets are bound inside the runtime")]
     pub async fn bind(
         settings: Settings,
         definition: Arc<Definition>,
         metrics: Metrics,
     ) -> Result<Self, Vec<String>> {
-        let _ = (settings, definition, metrics);
-        unimplemented!("Gateway::bind")
+        let sockets = Sockets::bind(&settings);
+        let core = Core::build(settings, definition, metrics);
+        match (sockets, core) {
+            (Ok(sockets), Ok(core)) => Ok(Self {
+                addresses: sockets.addresses(),
+                core: Arc::new(core),
+                sockets,
+            }),
+            (sockets, core) => {
+                let faults = [core.err(), sockets.err()];
+                Err(faults.into_iter().flatten().flatten().collect())
+            }
+        }
     }
 
     /// Where it is bound; ports that were 0 are the real ones.
     pub fn addresses(&self) -> &Addresses {
-        unimplemented!("Gateway::addresses")
+        &self.addresses
     }
 
     /// The table of its tunnels.
     pub fn registry(&self) -> &Registry {
-        unimplemented!("Gateway::registry")
+        &self.core.registry
     }
 
     /// A handle for changes while it runs.
     pub fn handle(&self) -> Handle {
-        Handle {}
+        Handle(Arc::clone(&self.core))
     }
 
-    /// Serves until it is drained.
-    #[allow(clippy::unused_async, reason = "filled in with the components")]
+    /// Serves until it is drained: new work is refused from the begin of the drain, the old is finished, and what is left
+    /// at the deadline is ended.
     pub async fn run(self) {
-        unimplemented!("Gateway::run")
+        let Self {
+            core,
+            sockets,
+            addresses,
+        } = self;
+        core.serve(sockets, &addresses);
+        let mut draining = core.drain.watch();
+        draining.draining().await;
+        core.metrics.draining.set(1);
+        info!(deadline_s = core.drain_deadline.as_secs(), "draining");
+
+        let finished = core.listener.clients_gone();
+        if timeout(core.drain_deadline, finished).await.is_err() {
+            warn!("the drain's deadline has passed: what is left is ended");
+        }
+        core.drain.force();
+        for tasks in [&core.connections, &core.loops] {
+            if timeout(AFTERMATH, tasks.join()).await.is_err() {
+                tasks.abort();
+                tasks.join().await;
+            }
+        }
     }
 }
 
@@ -75,12 +163,219 @@ impl Handle {
     /// # Errors
     /// Everything that is wrong; the last good definition stays in force.
     pub fn apply(&self, definition: Arc<Definition>) -> Result<(), Vec<String>> {
-        let _ = definition;
-        unimplemented!("Handle::apply")
+        self.0.apply(definition)
     }
 
     /// Starts the drain; [`Gateway::run`] returns when it is over. Later calls change nothing.
     pub fn drain(&self) {
-        unimplemented!("Handle::drain")
+        self.0.drain.start();
+    }
+}
+
+impl Core {
+    fn build(
+        settings: Settings,
+        definition: Arc<Definition>,
+        metrics: Metrics,
+    ) -> Result<Self, Vec<String>> {
+        let built = Built::build(&definition, &metrics)?;
+        let clients = Trust::new(built.clients, Usage::Client, metrics.clone());
+        let connection_points = Trust::new(
+            built.connection_points,
+            Usage::ConnectionPoint,
+            metrics.clone(),
+        );
+        let tls = tls_of(&definition, &clients, &connection_points)?;
+        tell_expiry(&definition, &metrics);
+
+        let instance = Instance::new(settings.instance, &mut rand::rng());
+        let hello = Hello::alone(
+            &definition.name,
+            tunnel::Instance {
+                index: instance.index,
+                run: instance.run_id.clone(),
+            },
+        );
+        let random = Random::from_system();
+        let registry = Registry::new(settings.tunnel, hello, metrics.clone(), random);
+        registry.apply(built.policy);
+
+        let drain = Drain::new();
+        let connections = Tasks::new();
+        let proxy = Proxy::new(proxy::Parts {
+            settings: settings.proxy,
+            routes: built.routes,
+            registry: registry.clone(),
+            metrics: metrics.clone(),
+            access: settings.access,
+            instance: instance.index,
+            draining: drain.watch(),
+        });
+        Ok(Self {
+            instance,
+            drain_deadline: settings.drain_deadline,
+            definition: Mutex::new(definition),
+            listener: Listener::new(settings.listener, tls, metrics.clone(), connections.clone()),
+            clients,
+            connection_points,
+            proxy,
+            registry,
+            metrics,
+            drain,
+            connections,
+            loops: Tasks::new(),
+        })
+    }
+
+    /// Spawns the loops of every socket.
+    fn serve(self: &Arc<Self>, sockets: Sockets, addresses: &Addresses) {
+        let reception = Reception {
+            clients: self.clients.clone(),
+            connection_points: self.connection_points.clone(),
+            proxy: self.proxy.clone(),
+            registry: self.registry.clone(),
+            metrics: self.metrics.clone(),
+            draining: self.drain.watch(),
+        };
+        let clients = sockets
+            .client
+            .into_iter()
+            .map(|socket| (socket, Port::Client));
+        let tunnels = sockets
+            .tunnel
+            .into_iter()
+            .map(|socket| (socket, Port::Tunnel));
+        for (socket, port) in clients.chain(tunnels) {
+            let (listener, reception) = (self.listener.clone(), reception.clone());
+            let draining = self.drain.watch();
+            self.connections.spawn(async move {
+                listener.accept(socket, port, reception, draining).await;
+            });
+        }
+        let registry = self.registry.clone();
+        let health = Health {
+            draining: self.drain.watch(),
+            is_ready: Arc::new(move || registry.is_ready()),
+        };
+        let (core, addresses) = (Arc::downgrade(self), addresses.clone());
+        let views = Views {
+            metrics: self.metrics.clone(),
+            status: Arc::new(move || {
+                let core = core.upgrade();
+                core.map_or_else(Default::default, |core| status::of(&core, &addresses))
+            }),
+        };
+        let routers = [
+            (sockets.health, admin::health_router(health.clone())),
+            (sockets.admin, admin::router(views, health)),
+        ];
+        for (socket, router) in routers {
+            let Some(socket) = socket else { continue };
+            let serving = admin::serve(socket, router, self.loops.clone(), self.drain.watch());
+            self.loops.spawn(serving);
+        }
+        self.loops.spawn(Arc::clone(self).recheck());
+    }
+
+    /// Closes connections whose chains have ended, until the drain is over.
+    async fn recheck(self: Arc<Self>) {
+        let mut forced = self.drain.watch();
+        let mut ticks = interval(RECHECK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = forced.forced() => return,
+                _ = ticks.tick() => {}
+            }
+            let now = UnixTime::now();
+            self.clients.recheck_expired(now);
+            self.connection_points.recheck_expired(now);
+        }
+    }
+
+    fn apply(&self, definition: Arc<Definition>) -> Result<(), Vec<String>> {
+        let mut current = self.lock();
+        if definition.name != current.name {
+            let fault = "name: cannot change while the service lives \
+                         (make a second service under the new name and move over)";
+            return Err(vec![fault.to_owned()]);
+        }
+        let built = Built::build(&definition, &self.metrics)?;
+        // Sessions and tickets of names that stay as they are outlive the change.
+        let tls = (definition.tls != current.tls)
+            .then(|| tls_of(&definition, &self.clients, &self.connection_points))
+            .transpose()?;
+        // From here on nothing fails.
+        if let Some(tls) = tls {
+            self.listener.replace(tls);
+        }
+        self.proxy.replace(built.routes);
+        self.registry.apply(built.policy);
+        let trust = (&definition.anchors, &definition.intermediates);
+        if trust != (&current.anchors, &current.intermediates) {
+            self.clients.replace(built.clients);
+        }
+        if definition.connection_point_ca != current.connection_point_ca {
+            self.connection_points.replace(built.connection_points);
+        }
+        tell_expiry(&definition, &self.metrics);
+        *current = definition;
+        Ok(())
+    }
+
+    fn definition(&self) -> Arc<Definition> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Definition>> {
+        let lock = self.definition.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tls_of(
+    definition: &Definition,
+    clients: &Trust,
+    connection_points: &Trust,
+) -> Result<ServerTls, Vec<String>> {
+    let verify = |trust: &Trust| -> VerifyFn {
+        let trust = trust.clone();
+        Arc::new(move |presented| trust.verify(presented).map(drop))
+    };
+    ServerTls::build(&definition.tls, verify(clients), verify(connection_points))
+}
+
+impl Sockets {
+    fn bind(settings: &Settings) -> Result<Self, Vec<String>> {
+        let mut faults = Vec::new();
+        let mut bind = |address: SocketAddr| match listener::bind(address) {
+            Ok(socket) => Some(socket),
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        };
+        let sockets = Self {
+            client: settings.listen.iter().filter_map(|a| bind(*a)).collect(),
+            tunnel: settings
+                .tunnel_listen
+                .iter()
+                .filter_map(|a| bind(*a))
+                .collect(),
+            health: settings.health.and_then(&mut bind),
+            admin: settings.admin.and_then(&mut bind),
+        };
+        faults.is_empty().then_some(sockets).ok_or(faults)
+    }
+
+    fn addresses(&self) -> Addresses {
+        let one = |socket: &TcpListener| socket.local_addr().ok();
+        Addresses {
+            client: self.client.iter().filter_map(one).collect(),
+            tunnel: self.tunnel.iter().filter_map(one).collect(),
+            health: self.health.as_ref().and_then(one),
+            admin: self.admin.as_ref().and_then(one),
+        }
     }
 }

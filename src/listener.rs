@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
@@ -67,6 +68,24 @@ struct Shared {
     limits: Arc<Limits>,
     metrics: Metrics,
     tasks: Tasks,
+    /// Accept loops, and connections that are in their handshake or of a client.
+    present: watch::Sender<usize>,
+}
+
+/// One accept loop, or one connection that is in its handshake or of a client.
+struct Present(Arc<Shared>);
+
+impl Present {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.present.send_modify(|count| *count += 1);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.present.send_modify(|count| *count -= 1);
+    }
 }
 
 /// Why a connection did not arrive.
@@ -107,6 +126,7 @@ impl Listener {
             tls: ArcSwap::from_pointee(tls),
             metrics,
             tasks,
+            present: watch::Sender::new(0),
         }))
     }
 
@@ -123,6 +143,7 @@ impl Listener {
         handler: impl Handler,
         mut draining: Draining,
     ) {
+        let accepting = Present::new(&self.0);
         let stop = async {
             draining.draining().await;
             sleep(self.0.settings.accept_while_draining).await;
@@ -155,6 +176,18 @@ impl Listener {
         while let Some(Ok((tcp, remote))) = socket.accept().now_or_never() {
             self.admit(tcp, remote, port, handler.clone());
         }
+        drop(accepting);
+    }
+
+    /// Returns once nothing is accepted any more and no connection is in its handshake or of a client; tunnels do not
+    /// count.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn clients_gone(&self) {
+        let mut present = self.0.present.subscribe();
+        // The sender lives as long as `self`.
+        let _ = present.wait_for(|count| *count == 0).await;
     }
 
     fn admit(&self, tcp: TcpStream, remote: SocketAddr, port: Port, handler: impl Handler) {
@@ -168,48 +201,55 @@ impl Listener {
             return;
         };
         let listener = self.clone();
+        let present = Present::new(&self.0);
         self.0.tasks.spawn(async move {
-            listener.arrive(tcp, remote, port, place, handler).await;
+            let arrived = listener.arrive(tcp, remote, port, place).await;
+            let Some((arrived, client)) = arrived else {
+                return;
+            };
+            let present = client.is_some().then_some(present);
+            handler.serve(arrived).await;
+            drop((client, present));
         });
     }
 
-    /// One connection, from its first byte to its end.
+    /// One connection, from its first byte to the end of its handshake; with the place of a client.
     async fn arrive(
-        self,
+        &self,
         tcp: TcpStream,
         remote: SocketAddr,
         port: Port,
-        place: Place,
-        handler: impl Handler,
-    ) {
+        handshake: Place,
+    ) -> Option<(Arrived, Option<Place>)> {
         let limit = self.0.settings.handshake_timeout;
         let arrived = match timeout(limit, self.establish(tcp, remote, port)).await {
             Ok(Ok(arrived)) => arrived,
             Ok(Err(Turned::Refused(reason, detail))) => {
-                return self.refuse(reason, remote, &detail);
+                self.refuse(reason, remote, &detail);
+                return None;
             }
             Ok(Err(Turned::Failed(fault))) => {
-                return self.handshake_failed(fault.reason, remote, &fault.detail);
+                self.handshake_failed(fault.reason, remote, &fault.detail);
+                return None;
             }
             Err(_) => {
-                let reason = Reason::HandshakeTimeout;
-                return self.handshake_failed(reason, remote, "no time left");
+                self.handshake_failed(Reason::HandshakeTimeout, remote, "no time left");
+                return None;
             }
         };
-        drop(place);
-        // Tunnels have a limit of their own, so that clients cannot take their places.
-        let place = match arrived.accepted.purpose {
-            Purpose::Tunnel => None,
+        drop(handshake);
+        match arrived.accepted.purpose {
+            // Tunnels have a limit of their own, so that clients cannot take their places.
+            Purpose::Tunnel => Some((arrived, None)),
             Purpose::Client { .. } => {
                 let Some(place) = self.0.limits.connection() else {
                     let reason = Reason::TooManyConnections;
-                    return self.refuse(reason, arrived.remote, "too many clients");
+                    self.refuse(reason, arrived.remote, "too many clients");
+                    return None;
                 };
-                Some(place)
+                Some((arrived, Some(place)))
             }
-        };
-        handler.serve(arrived).await;
-        drop(place);
+        }
     }
 
     async fn establish(

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::instances;
 use crate::listener;
+use crate::logging::AccessLog;
 use crate::pki::{self, CertificateDer};
 use crate::proxy;
 use crate::routing::RoleSettings;
@@ -14,8 +16,8 @@ use crate::tunnel::RegistrySettings;
 /// The settings of one gateway process, from gateway.toml. None of them changes while it runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The index of this instance within the service, 0 to 15.
-    pub index: u16,
+    /// Which instance of the service this is.
+    pub instance: instances::Settings,
     /// Where clients come in, and tunnels by ALPN or server name.
     pub listen: Vec<SocketAddr>,
     /// Where tunnels alone come in, with any ALPN or none.
@@ -32,12 +34,14 @@ pub struct Settings {
     pub tunnel: RegistrySettings,
     /// How long a drain waits for what is under way.
     pub drain_deadline: Duration,
+    /// Where requests are written down; the caller opens it.
+    pub access: AccessLog,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            index: 0,
+            instance: instances::Settings::default(),
             listen: vec![SocketAddr::from(([0_u16; 8], 443))],
             tunnel_listen: Vec::new(),
             health: Some(SocketAddr::from(([0_u16; 8], 8080))),
@@ -46,6 +50,7 @@ impl Default for Settings {
             proxy: proxy::Settings::default(),
             tunnel: RegistrySettings::default(),
             drain_deadline: Duration::from_secs(60), // service managers kill after 90 s
+            access: AccessLog::off(),
         }
     }
 }
@@ -72,7 +77,7 @@ impl Settings {
             );
         }
         Self {
-            index: u16::try_from(gateway.integer("index", 0, 0..=15)).unwrap_or_default(),
+            instance: instances::Settings::read(gateway),
             listen: addresses("listen", default.listen),
             tunnel_listen: addresses("tunnel-listen", default.tunnel_listen),
             health: address("health", default.health),
@@ -85,6 +90,7 @@ impl Settings {
                 default.drain_deadline,
                 Duration::from_millis(100)..=Duration::from_secs(3600),
             ),
+            access: default.access,
         }
     }
 }

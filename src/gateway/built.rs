@@ -1,0 +1,105 @@
+//! What is built from a definition, before any of it is in force.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Definition;
+use crate::metrics::{ByCertificate, Metrics};
+use crate::pki::{Anchors, Certificate, CertificateDer};
+use crate::role::RoleId;
+use crate::routing::Routes;
+use crate::tunnel::Policy;
+
+/// Everything of a definition but its TLS, which needs the trust to be there.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub(super) clients: Anchors,
+    pub(super) connection_points: Anchors,
+    pub(super) routes: Routes,
+    pub(super) policy: Policy,
+}
+
+impl Built {
+    /// Builds all of it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with any of it.
+    pub(super) fn build(definition: &Definition, metrics: &Metrics) -> Result<Self, Vec<String>> {
+        let (anchors, intermediates) = (&definition.anchors, &definition.intermediates);
+        let clients = Anchors::build(anchors, intermediates, definition.limits);
+        let connection_points = Anchors::build(
+            &definition.connection_point_ca,
+            &[],
+            crate::pki::Limits::MAX,
+        );
+        let routes = Routes::build(&definition.name, definition.roles.clone(), metrics);
+        match (clients, connection_points, routes) {
+            (Ok(clients), Ok(connection_points), Ok(routes)) => Ok(Self {
+                clients,
+                connection_points,
+                routes,
+                policy: policy_of(definition),
+            }),
+            (clients, connection_points, routes) => {
+                let mut faults = Vec::new();
+                faults.extend(titled("trust", clients.err()));
+                faults.extend(titled("connection-points", connection_points.err()));
+                faults.extend(routes.err().into_iter().flatten());
+                Err(faults)
+            }
+        }
+    }
+}
+
+fn titled(title: &str, faults: Option<Vec<String>>) -> Vec<String> {
+    let faults = faults.into_iter().flatten();
+    faults.map(|fault| format!("{title}: {fault}")).collect()
+}
+
+/// Which connection point may serve which roles.
+fn policy_of(definition: &Definition) -> Policy {
+    let roles_of = |name: &String| -> HashSet<RoleId> {
+        let roles = definition.roles.iter();
+        let serves = roles.filter(|role| {
+            let mut names = role.connection_points.iter();
+            names.any(|listed| listed.eq_ignore_ascii_case(name))
+        });
+        serves.map(|role| role.id).collect()
+    };
+    let names = definition.connection_points.iter();
+    Policy {
+        connection_points: names
+            .map(|name| (name.to_ascii_lowercase(), roles_of(name)))
+            .collect::<HashMap<_, _>>(),
+    }
+}
+
+/// Tells the metrics when each certificate of a definition ends.
+pub(super) fn tell_expiry(definition: &Definition, metrics: &Metrics) {
+    let server = definition.tls.names.iter().flat_map(|name| &name.key_pairs);
+    let server = server.filter_map(|pair| pair.chain.first());
+    metrics.certificate_expiry.clear();
+    tell(metrics, "server", server);
+    tell(metrics, "trust-anchor", definition.anchors.iter());
+    tell(metrics, "intermediate", definition.intermediates.iter());
+    tell(
+        metrics,
+        "connection-point-ca",
+        definition.connection_point_ca.iter(),
+    );
+}
+
+fn tell<'a>(
+    metrics: &Metrics,
+    r#use: &str,
+    certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
+) {
+    // What does not parse was refused before it came here.
+    for certificate in certificates.filter_map(|der| Certificate::parse(der).ok()) {
+        let labels = ByCertificate {
+            r#use: r#use.to_owned(),
+            name: certificate.title(),
+        };
+        let end = i64::try_from(certificate.not_after.as_secs()).unwrap_or(i64::MAX);
+        metrics.certificate_expiry.get_or_create(&labels).set(end);
+    }
+}

@@ -1,0 +1,47 @@
+//! What `/status` shows of a gateway.
+
+use serde_json::{Value, json};
+
+use super::{Addresses, Core};
+use crate::role::RoleId;
+use crate::tunnel::TunnelView;
+
+/// The state of a gateway as JSON.
+pub(super) fn of(core: &Core, addresses: &Addresses) -> Value {
+    let definition = core.definition();
+    json!({
+        "service": definition.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "instance": core.instance,
+        "draining": core.drain.watch().is_draining(),
+        "addresses": {
+            "client": addresses.client,
+            "tunnel": addresses.tunnel,
+            "health": addresses.health,
+            "admin": addresses.admin,
+        },
+        "trust": {
+            "generation": core.clients.generation(),
+            "live": core.clients.live(),
+            "revocation": "no CRL is checked",
+        },
+        "roles": definition.roles.iter().map(|role| json!({
+            "id": role.id,
+            "kind": role.kind,
+            "connection_points": role.connection_points,
+        })).collect::<Vec<_>>(),
+        "tunnels": core.registry.view().iter().map(tunnel).collect::<Vec<_>>(),
+    })
+}
+
+fn tunnel(view: &TunnelView) -> Value {
+    json!({
+        "connection_point": view.peer,
+        "remote": view.remote,
+        "age_s": view.age.as_secs(),
+        "in_flight": view.in_flight,
+        "long_polls": view.long_polls,
+        "draining": view.draining,
+        "roles": view.roles.iter().map(RoleId::to_string).collect::<Vec<_>>(),
+    })
+}
