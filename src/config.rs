@@ -46,3 +46,6 @@ pub fn role_of(path: &Path) -> Result<Role, Problem> {
             .to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ mod path;
 mod pfx;
 
 pub use certificate::{Certificate, KeyKind, read_certificates};
-pub use check::{check_server_certificate, covers};
+pub use check::{check_connection_point_certificate, check_server_certificate, covers};
 pub use error::PkiError;
 pub use fault::CertificateFault;
 pub use key_pair::{KeyPair, load_pem};

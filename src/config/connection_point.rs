@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::connection_point::Settings;
 use crate::logging;
-use crate::pki::{self, KeyPair, UnixTime};
+use crate::pki::{self, UnixTime};
 use crate::settings::{Problem, Reader, Source};
 
 /// What `connection-point.toml` says.
@@ -57,7 +57,7 @@ fn check_certificate(root: &Reader<'_>, settings: &Settings, now: UnixTime) {
     };
     match pki::load_pem(&certificate, &key) {
         Ok(pair) => {
-            for what in faults_of(&pair, now) {
+            for what in pki::check_connection_point_certificate(&pair, now) {
                 fault(
                     "certificate",
                     format!("{}: {what}", settings.certificate.display()),
@@ -69,29 +69,4 @@ fn check_certificate(root: &Reader<'_>, settings: &Settings, now: UnixTime) {
             fault("certificate", format!("{path}: {error}"));
         }
     }
-}
-
-/// What a gateway would refuse.
-fn faults_of(pair: &KeyPair, now: UnixTime) -> Vec<String> {
-    let leaf = match pair.leaf() {
-        Ok(leaf) => leaf,
-        Err(error) => return vec![error.to_string()],
-    };
-    let mut faults = Vec::new();
-    if now > leaf.not_after {
-        faults.push(format!("the certificate {} has expired", leaf.title()));
-    }
-    if now < leaf.not_before {
-        faults.push(format!("the certificate {} is not valid yet", leaf.title()));
-    }
-    if !leaf.client_auth {
-        faults.push(format!(
-            "the certificate {} is not meant for client authentication (make one with `opencmg connection-point-certificate`)",
-            leaf.title()
-        ));
-    }
-    if leaf.dns_names.is_empty() && leaf.common_name.is_none() {
-        faults.push("the certificate has no name (a DNS name is needed)".to_owned());
-    }
-    faults
 }

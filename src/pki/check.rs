@@ -47,6 +47,34 @@ pub fn check_server_certificate(pair: &KeyPair, name: Option<&str>, now: UnixTim
     problems
 }
 
+/// Checks the certificate that a connection point shows to gateways: dates, usage, name, and that it is no CA's.
+///
+/// Returns every problem, each a sentence for an administrator that names the certificate; nothing if all is well.
+pub fn check_connection_point_certificate(pair: &KeyPair, now: UnixTime) -> Vec<String> {
+    let leaf = match pair.leaf() {
+        Ok(leaf) => leaf,
+        Err(error) => return vec![error.to_string()],
+    };
+    let title = leaf.title();
+    let mut problems: Vec<_> = check_dates(&leaf, now).into_iter().collect();
+    if leaf.is_ca {
+        problems.push(format!(
+            "the certificate {title} is a CA certificate, not a connection point's"
+        ));
+    }
+    if !leaf.client_auth {
+        problems.push(format!(
+            "the certificate {title} is not meant for client authentication (its extended key usage must name clientAuth or be absent)"
+        ));
+    }
+    if leaf.dns_names.is_empty() && leaf.common_name.is_none() {
+        problems.push(format!(
+            "the certificate {title} has no name to call the connection point by"
+        ));
+    }
+    problems
+}
+
 fn check_dates(facts: &Certificate, now: UnixTime) -> Option<String> {
     let (title, [from, to, now_text]) = (
         facts.title(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::files::Files;
 use super::trust::Trust;
-use crate::pki::{self, Hints, KeyPair, UnixTime};
+use crate::pki::{self, Hints, KeyPair, PkiError, UnixTime};
 use crate::settings::Reader;
 use crate::tls::{ClientCertificates, NameSettings, OnBadClientCertificate, Version};
 
@@ -178,7 +178,15 @@ fn read_pair(reader: &Reader<'_>, files: &mut Files) -> Option<KeyPair> {
     } else if pem {
         pki::load_pem(&bytes, &bytes)
     } else {
-        pki::load_pfx(&bytes, &password?.unwrap_or_default())
+        let password = password?;
+        let pair = pki::load_pfx(&bytes, password.as_deref().unwrap_or_default());
+        if password.is_none() && matches!(pair, Err(PkiError::WrongPassword)) {
+            let what =
+                "is missing (the PFX file has a password; password-file or password-env is needed)";
+            reader.fault("password-file", what);
+            return None;
+        }
+        pair
     };
     match pair {
         Ok(pair) => Some(pair),

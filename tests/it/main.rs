@@ -8,6 +8,7 @@ mod backend;
 mod backend_servers;
 mod backend_tls;
 mod client;
+mod config;
 mod faults;
 mod load;
 mod mesh;
