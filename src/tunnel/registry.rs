@@ -135,7 +135,7 @@ impl Registry {
         }))
     }
 
-    /// Puts a policy into force; tunnels of names that are no longer listed are closed within 2 s.
+    /// Puts a policy into force; tunnels of names that are not listed are closed within 2 s.
     pub fn apply(&self, policy: Policy) {
         let mut table = self.table();
         table.policy = policy;

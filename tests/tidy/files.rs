@@ -20,7 +20,8 @@ fn every_source_file_begins_with_a_sentence_on_what_it_is() {
             .map_while(|line| line.strip_prefix("//!"))
             .collect();
         let header = header.join(" ");
-        if header.len() < 20 || !header.contains(". ") && !header.trim_end().ends_with(['.', ':']) {
+        let is_sentence = ['.', ':', '?'].iter().any(|end| header.contains(*end));
+        if header.len() < 20 || !is_sentence {
             findings.push(file.path.clone());
         }
         if header.contains("Placeholder") {
