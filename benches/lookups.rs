@@ -1,6 +1,7 @@
 //! What every request costs before a byte of it is forwarded: the path rule, the route, the header rules, the metrics.
 
 #![allow(missing_docs, reason = "criterion's macros make the functions")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -236,11 +237,7 @@ fn is_by_address(headers: &HeaderMap) -> bool {
         // HTTP/1.0 probes send none; browsers always do.
         return true;
     };
-    let Ok(authority) = host
-        .to_str()
-        .unwrap_or_default()
-        .parse::<axum::http::uri::Authority>()
-    else {
+    let Ok(authority) = host.to_str().unwrap_or_default().parse::<Authority>() else {
         return false;
     };
     let name = authority

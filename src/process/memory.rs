@@ -54,13 +54,18 @@ mod tests {
     const MACHINE: u64 = 8_000_000 * 1024;
 
     fn system(files: &[(&str, &str)]) -> Option<u64> {
+        let root = laid_out(files);
+        memory_under(root.path())
+    }
+
+    fn laid_out(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        memory_under(root.path())
+        root
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "tests are sentences")]
 #![allow(dead_code, reason = "the harness offers more than each topic uses")]
 #![allow(unreachable_pub, reason = "one binary, many modules")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod backend;
 mod backend_servers;
