@@ -30,6 +30,6 @@ pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};
 pub use settings::{RegistrySettings, SupervisorSettings, Wire};
 pub use supervisor::Supervisor;
-pub use wire::{Hello, Instance, Refused};
+pub use wire::{HELLO_PATH, Hello, Instance, REFUSAL_PATH, Refused};
 
 use crate::message::body::BodyError;

@@ -7,18 +7,10 @@ use std::time::Duration;
 
 use crate::backend::{BaseUrl, Password};
 use crate::forward::RoleSettings;
+use crate::process;
 use crate::settings::Reader;
-
-/// How a tunnel is told apart on the gateway's port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// By ALPN; by the server name where a firewall refuses the ALPN.
-    Auto,
-    /// By ALPN only.
-    Alpn,
-    /// By the TLS server name `tunnel.<service name>` and plain `h2`.
-    ServerName,
-}
+use crate::tls::Way;
+use crate::tunnel::SupervisorSettings;
 
 /// The outbound HTTP proxy that tunnels go through (`CONNECT`, RFC 9110 §9.3.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,16 +24,17 @@ pub struct OutboundProxy {
 }
 
 /// One gateway that tunnels are kept to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySettings {
     /// The service name, which its certificate must have.
     pub name: String,
     /// The addresses of its instances, `host:port`.
     pub addresses: Vec<String>,
-    /// CA certificates that its certificate is verified against; the system's own when empty.
+    /// CA certificates that its certificate is verified against.
     pub ca: Vec<PathBuf>,
-    /// How the tunnel is told apart.
-    pub way: Way,
+    /// How the tunnel is told apart; `None` tries by ALPN first, then by server name, for firewalls that deny unknown
+    /// ALPN names.
+    pub way: Option<Way>,
 }
 
 /// Everything that a connection point is built from.
@@ -55,10 +48,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// The proxy that tunnels go through.
     pub outbound_proxy: Option<OutboundProxy>,
-    /// How many tunnels are kept to each address.
-    pub tunnels: usize,
-    /// The time for name resolution, TCP, an outbound proxy and TLS of a tunnel together.
-    pub connect_timeout: Duration,
+    /// The tunnels; gateway and addresses are filled in for each of the gateways.
+    pub tunnel: SupervisorSettings,
     /// How long a drain waits for requests under way.
     pub drain_deadline: Duration,
     /// The gateways.
@@ -74,10 +65,7 @@ impl Default for Settings {
             key: PathBuf::new(),
             admin: None,
             outbound_proxy: None,
-            // One HTTP/2 connection is one lock; two let two cores work and ride out a loss.
-            tunnels: 2,
-            // Long enough for a proxy that authenticates, short enough to try the next address.
-            connect_timeout: Duration::from_secs(15),
+            tunnel: SupervisorSettings::default(),
             // The longest answer that a rolling restart must not lose.
             drain_deadline: Duration::from_secs(60),
             gateways: Vec::new(),
@@ -98,13 +86,7 @@ impl Settings {
             key: own.path_of("key").unwrap_or_default(),
             admin: own.parsed("admin", "a loopback address with its port", loopback),
             outbound_proxy: read_proxy(&own),
-            tunnels: usize::try_from(own.integer("tunnels", default.tunnels as u64, 1..=16))
-                .unwrap_or(default.tunnels),
-            connect_timeout: own.duration(
-                "connect-timeout",
-                default.connect_timeout,
-                Duration::from_secs(1)..=Duration::from_secs(120),
-            ),
+            tunnel: read_tunnel(&own),
             drain_deadline: own.duration(
                 "drain-deadline",
                 default.drain_deadline,
@@ -141,24 +123,43 @@ impl Settings {
     }
 }
 
+fn read_tunnel(reader: &Reader<'_>) -> SupervisorSettings {
+    let settings = SupervisorSettings::read(reader);
+    if reader.has("buffered-bytes") {
+        return settings;
+    }
+    SupervisorSettings {
+        buffered_bytes: process::default_buffer_budget(),
+        ..settings
+    }
+}
+
 fn read_gateway(reader: &Reader<'_>) -> GatewaySettings {
     let addresses = reader.parsed_list("addresses", "host:port", address);
     if addresses.is_empty() {
         reader.fault("addresses", "is missing (at least one host:port is needed)");
     }
     let words = [
-        ("auto", Way::Auto),
-        ("alpn", Way::Alpn),
-        ("server-name", Way::ServerName),
+        ("auto", None),
+        ("alpn", Some(Way::Alpn)),
+        ("server-name", Some(Way::ServerName)),
+        ("port", Some(Way::Port)),
     ];
+    let ca = reader.paths("ca");
+    if ca.is_empty() {
+        reader.fault(
+            "ca",
+            "is missing (a list of files of CA certificates is needed)",
+        );
+    }
     GatewaySettings {
         name: reader
             .text("name")
             .map(|name| name.to_ascii_lowercase())
             .unwrap_or_default(),
         addresses,
-        ca: reader.paths("ca"),
-        way: reader.choice("way", &words, Way::Auto),
+        ca,
+        way: reader.choice("way", &words, None),
     }
 }
 

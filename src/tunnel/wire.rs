@@ -11,9 +11,9 @@ use crate::role::PublishedRole;
 /// What every path below begins with; no client's request may.
 pub(super) const OWN_PREFIX: &str = "/.well-known/opencmg/";
 /// `PUT`: the gateway says who it is ([`Hello`]).
-pub(super) const HELLO_PATH: &str = "/.well-known/opencmg/hello";
+pub const HELLO_PATH: &str = "/.well-known/opencmg/hello";
 /// `PUT`: the gateway does not take this tunnel ([`Refused`]); the connection closes after it.
-pub(super) const REFUSAL_PATH: &str = "/.well-known/opencmg/refusal";
+pub const REFUSAL_PATH: &str = "/.well-known/opencmg/refusal";
 /// `GET`: a stream of JSON lines, each a full snapshot of what the connection point serves ([`RolesLine`]).
 pub(super) const ROLES_PATH: &str = "/.well-known/opencmg/roles";
 /// The media type of that stream.
