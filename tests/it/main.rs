@@ -17,4 +17,5 @@ mod observe;
 mod relay;
 mod requests;
 mod trust;
+mod trust_tls;
 mod world;
