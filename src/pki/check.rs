@@ -169,3 +169,6 @@ fn check_link(
     }
     None
 }
+
+#[cfg(test)]
+mod tests;

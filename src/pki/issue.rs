@@ -332,3 +332,6 @@ fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<()
 fn unfit(error: rcgen::Error) -> PkiError {
     PkiError::Unfit(format!("the certificate cannot be made: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

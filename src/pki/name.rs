@@ -104,3 +104,6 @@ pub(super) fn print_time(time: UnixTime) -> String {
 pub(super) fn unix_time(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
 }
+
+#[cfg(test)]
+mod tests;

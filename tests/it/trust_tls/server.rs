@@ -25,6 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 pub struct Pki {
     pub root: Authority,
@@ -170,16 +171,7 @@ impl Server {
 
     /// Connects, reads what the server says until it closes, and returns it.
     pub async fn connect(&self, offer: &Offer) -> io::Result<Seen> {
-        let address = if offer.tunnel_port {
-            self.tunnel_address
-        } else {
-            self.address
-        };
-        let socket = TcpStream::connect(address).await?;
-        let name = ServerName::try_from(offer.asked.clone()).unwrap();
-        let mut stream = TlsConnector::from(Arc::clone(&offer.config))
-            .connect(name, socket)
-            .await?;
+        let mut stream = self.open(offer).await?;
         let mut text = Vec::new();
         stream.read_to_end(&mut text).await?;
         assert_eq!(text, b"said\n");
@@ -198,6 +190,20 @@ impl Server {
             .await
             .expect("a handshake that both sides finished");
         Ok(Seen { said, shown, group })
+    }
+
+    /// Does the handshake as a client.
+    pub async fn open(&self, offer: &Offer) -> io::Result<TlsStream<TcpStream>> {
+        let address = if offer.tunnel_port {
+            self.tunnel_address
+        } else {
+            self.address
+        };
+        let socket = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(offer.asked.clone()).unwrap();
+        TlsConnector::from(Arc::clone(&offer.config))
+            .connect(name, socket)
+            .await
     }
 
     /// The next handshake that failed.

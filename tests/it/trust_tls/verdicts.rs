@@ -393,3 +393,38 @@ fn thief(
         .version(version)
         .with_resolver(std::sync::Arc::new(Always(certified.into())))
 }
+
+#[tokio::test]
+async fn a_refused_client_that_has_sent_its_request_already_sees_the_alert_and_no_reset() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let pki = Pki::new();
+    let server = Server::start(
+        &pki,
+        vec![alerting(&pki, ClientCertificates::Request)],
+        true,
+    )
+    .await;
+    let offer = Offer::to("gw.test")
+        .version(&rustls::version::TLS13)
+        .with(&dated(&pki.issuing, -9, -1));
+    for _ in 0..20 {
+        let mut stream = server
+            .open(&offer)
+            .await
+            .expect("the client is done before the server judges");
+        stream.write_all(&[b'x'; 32 << 10]).await.unwrap();
+        stream.flush().await.unwrap();
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(
+            alert_of(&error),
+            Some(AlertDescription::CertificateExpired),
+            "{error}"
+        );
+        let (mut socket, _) = stream.into_inner();
+        let end = socket.read(&mut [0; 1]).await;
+        assert!(matches!(end, Ok(0)), "{end:?}");
+        drop(socket);
+        assert_eq!(server.failure().await.reason, Reason::CertificateExpired);
+    }
+    server.stop().await;
+}
