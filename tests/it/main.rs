@@ -16,6 +16,8 @@ mod mesh;
 mod observe;
 mod relay;
 mod requests;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod trust;
 mod trust_tls;
 mod world;

@@ -69,6 +69,7 @@ pub struct Node {
     pub health: SocketAddr,
     pub admin: SocketAddr,
     config: PathBuf,
+    environment: Vec<(String, String)>,
     role: &'static str,
     log: PathBuf,
     child: Option<Child>,
@@ -302,10 +303,16 @@ impl Node {
             health,
             admin,
             config,
+            environment: Vec::new(),
             role,
             log,
             child: None,
         }
+    }
+
+    /// Sets a variable of the environment in which the process is started next.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Starts the process.
@@ -318,6 +325,7 @@ impl Node {
         let child = Command::new(env!("CARGO_BIN_EXE_opencmg"))
             .args([self.role, "--config"])
             .arg(&self.config)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
