@@ -31,11 +31,17 @@ const IMPORTS: &[(&str, &str)] = &[
         "config",
         "connection_point gateway logging pki process settings",
     ),
-    ("connection_point", "backend forward settings"),
-    ("forward", "backend role settings"),
+    (
+        "connection_point",
+        "admin backend drain forward metrics pki process reason role settings tasks tls tunnel",
+    ),
+    (
+        "forward",
+        "backend message metrics reason role settings tasks tunnel",
+    ),
     (
         "gateway",
-        "listener metrics pki proxy routing settings tls tunnel",
+        "admin drain identity instances listener logging metrics pki proxy reason role routing settings tasks tls tunnel",
     ),
     ("identity", "metrics pki reason settings"),
     ("instances", "settings"),
