@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_read_as_they_print() {
-        for text in ["1ms", "1500ms", "30s", "10min", "24h", "7d", "0s"] {
+        for text in ["1ms", "1500ms", "30s", "10min", "36h", "7d", "0s"] {
             assert_eq!(print_duration(parse_duration(text).unwrap()), text);
         }
         for text in ["1 B", "32 MiB", "16 KiB", "4 GiB", "0 B"] {

@@ -262,9 +262,7 @@ impl Body for Answer {
         let frame = match &mut this.payload {
             Payload::Own(body) => ready!(Pin::new(body).poll_frame(cx))
                 .map(|frame| frame.map_err(|never| match never {})),
-            Payload::Tunnel(body) => ready!(Pin::new(body).poll_frame(cx)).map(|frame| {
-                frame.map_err(|error| BodyError::new(error.reason, "the answer broke off"))
-            }),
+            Payload::Tunnel(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
             None => this.exchange.complete = true,

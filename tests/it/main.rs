@@ -11,6 +11,7 @@ mod backend_tls;
 mod client;
 mod config;
 mod faults;
+mod gateway;
 mod load;
 mod mesh;
 mod observe;

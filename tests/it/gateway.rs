@@ -1,0 +1,9 @@
+//! The gateway over real sockets, with real tunnels from a supervisor and a handler in place of the backends.
+
+mod certificates;
+mod connections;
+mod drain;
+mod headers;
+mod limits;
+mod refusals;
+mod rig;
