@@ -5,5 +5,6 @@ mod connections;
 mod drain;
 mod headers;
 mod limits;
+mod raw;
 mod refusals;
 mod rig;

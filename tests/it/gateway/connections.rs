@@ -1,1 +1,236 @@
-//! Placeholder.
+//! Accepting: PROXY protocol, limits, time-outs, idle connections.
+
+use std::time::Duration;
+
+use opencmg::gateway::Settings;
+use opencmg::listener::Network;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::rig::{HOST, Plan, Rig, mutual, seen, server};
+use crate::client::get;
+use crate::world::{eventually, within};
+
+const LONG: Duration = Duration::from_secs(20);
+
+async fn rig(change: impl FnOnce(&mut Settings)) -> Rig {
+    let mut plan = Plan::new();
+    change(&mut plan.settings);
+    plan.start().await
+}
+
+/// Whether the gateway closes a connection by itself.
+async fn is_closed(tcp: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    let read = within(LONG, "the gateway closes", tcp.read_to_end(&mut rest));
+    read.await.is_ok_and(|_| rest.is_empty()) || rest.is_empty()
+}
+
+#[tokio::test]
+async fn a_proxy_header_of_a_trusted_source_gives_the_clients_address() {
+    let plan = Plan::new();
+    let rig = plan.start().await;
+    // The supervisor of a rig sends no header, so that a gateway of its own is needed.
+    let mut settings = Settings {
+        listen: vec![([127, 0, 0, 1], 0).into()],
+        health: None,
+        admin: None,
+        ..Settings::default()
+    };
+    settings.listener.proxy_protocol_from = vec![Network::parse("127.0.0.0/8").unwrap()];
+    let definition = std::sync::Arc::new(rig.definition.clone());
+    let metrics = opencmg::metrics::Metrics::new();
+    let gateway = opencmg::gateway::Gateway::bind(settings, definition, metrics.clone()).await;
+    let gateway = gateway.unwrap();
+    let (address, handle) = (gateway.addresses().client[0], gateway.handle());
+    let run = crate::client::spawn(gateway.run());
+
+    let mut bare = TcpStream::connect(address).await.unwrap();
+    bare.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\0\0\0\0\0")
+        .await
+        .unwrap();
+    assert!(is_closed(&mut bare).await);
+    eventually("the missing header is counted", async || {
+        let text = metrics.encode();
+        text.contains("opencmg_connections_refused_total{reason=\"bad-proxy-header\"} 1")
+    })
+    .await;
+
+    let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let front = rig.client().at(relay.local_addr().unwrap());
+    let balancer = crate::client::spawn(async move {
+        let (mut client, _) = relay.accept().await.unwrap();
+        let mut server = TcpStream::connect(address).await.unwrap();
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
+        header.extend_from_slice(&[192, 0, 2, 7, 192, 0, 2, 8, 0x12, 0x34, 0x01, 0xbb]);
+        server.write_all(&header).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    });
+    // No tunnel leads here: that the answer comes shows that the header was taken off.
+    let answer = front.get(&mutual("SMS_MP/x")).await;
+    assert_eq!(answer.phrase, "CMGService_NoTunnel");
+    balancer.abort();
+    handle.drain();
+    within(LONG, "the gateway drains", run).await.unwrap();
+    let echoed = seen(&rig.client().get(&mutual("SMS_MP/x")).await);
+    assert!(
+        echoed.fields["forwarded"]
+            .to_str()
+            .unwrap()
+            .starts_with("for=127.0.0.1;")
+    );
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_finish_is_given_up() {
+    let rig =
+        rig(|settings| settings.listener.handshake_timeout = Duration::from_millis(300)).await;
+    let mut silent = TcpStream::connect(rig.addresses.client[0]).await.unwrap();
+    assert!(is_closed(&mut silent).await);
+    rig.counts("opencmg_handshake_failures_total", "handshake-timeout", 1.0)
+        .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_has_few_unproven_connections_and_proven_ones_do_not_count() {
+    let rig = rig(|settings| settings.listener.connections_per_address = 3).await;
+    let path = server("Content/x");
+    let mut proven = Vec::new();
+    for _ in 0..5 {
+        let client = rig.client();
+        let mut connection = client.connect().await.unwrap();
+        assert_eq!(
+            connection
+                .send(client.addressed(get(&path)))
+                .await
+                .unwrap()
+                .status,
+            200
+        );
+        proven.push(connection);
+    }
+    let mut unproven = Vec::new();
+    for _ in 0..3 {
+        let client = rig.anonymous();
+        let mut connection = client.connect().await.unwrap();
+        assert_eq!(
+            connection
+                .send(client.addressed(get(&path)))
+                .await
+                .unwrap()
+                .status,
+            200
+        );
+        unproven.push(connection);
+    }
+    let mut more = TcpStream::connect(rig.addresses.client[0]).await.unwrap();
+    assert!(is_closed(&mut more).await);
+    rig.counts(
+        "opencmg_connections_refused_total",
+        "too-many-connections",
+        1.0,
+    )
+    .await;
+    unproven.pop();
+    eventually("the place is free again", async || {
+        rig.anonymous().connect().await.is_ok()
+    })
+    .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn more_clients_than_allowed_are_turned_away_and_tunnels_are_not() {
+    let rig = rig(|settings| settings.listener.connections = 1).await;
+    let client = rig.client();
+    let mut only = client.connect().await.unwrap();
+    let request = || client.addressed(get(&mutual("SMS_MP/x")));
+    assert_eq!(only.send(request()).await.unwrap().status, 200);
+    assert!(client.send(request()).await.is_err());
+    rig.counts(
+        "opencmg_connections_refused_total",
+        "too-many-connections",
+        1.0,
+    )
+    .await;
+    assert_eq!(only.send(request()).await.unwrap().status, 200);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_whatever_its_version() {
+    let rig = rig(|settings| settings.proxy.idle_timeout = Duration::from_millis(300)).await;
+    let client = rig.client();
+    let request = || client.addressed(get(&mutual("SMS_MP/x")));
+    let mut one = client.connect().await.unwrap();
+    let mut two = client.connect_h2().await.unwrap();
+    assert_eq!(one.send(request()).await.unwrap().status, 200);
+    assert_eq!(two.send(request()).await.unwrap().status, 200);
+    rig.counts("opencmg_connections_open", "", 0.0).await;
+    assert!(one.send(request()).await.is_err());
+    assert!(two.send(request()).await.is_err());
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_head_that_drips_is_given_up() {
+    let rig = rig(|settings| settings.proxy.head_timeout = Duration::from_millis(300)).await;
+    let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
+    let head = format!("GET {} HTTP/1.1\r\nHost: {HOST}\r\n", mutual("SMS_MP/x"));
+    tls.write_all(head.as_bytes()).await.unwrap();
+    let drip = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
+        while tls.write_all(b"x-a: b\r\n").await.is_ok() && tls.flush().await.is_ok() {
+            pause.tick().await;
+        }
+    };
+    within(LONG, "the gateway closes", drip).await;
+    rig.counts("opencmg_connections_refused_total", "client-too-slow", 1.0)
+        .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn an_old_connection_is_wound_up_with_its_next_answer() {
+    let rig = rig(|settings| settings.proxy.max_age = Duration::from_millis(200)).await;
+    let client = rig.client();
+    let mut connection = client.connect().await.unwrap();
+    let mut last = None;
+    let requests = async {
+        while let Ok(answer) = connection
+            .send(client.addressed(get(&mutual("SMS_MP/x"))))
+            .await
+        {
+            assert_eq!(answer.status, 200);
+            last = Some(answer);
+        }
+    };
+    within(LONG, "the connection is wound up", requests).await;
+    // Every request was answered, and the last answer said that it was the last.
+    assert_eq!(last.unwrap().headers["connection"], "close");
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let rig = Plan::new().start().await;
+    let settings = Settings {
+        listen: rig.addresses.client.clone(),
+        health: None,
+        admin: None,
+        ..Settings::default()
+    };
+    let definition = std::sync::Arc::new(rig.definition.clone());
+    let metrics = opencmg::metrics::Metrics::new();
+    let faults = opencmg::gateway::Gateway::bind(settings, definition, metrics)
+        .await
+        .unwrap_err();
+    let address = rig.addresses.client[0];
+    assert!(
+        faults[0].starts_with(&format!("cannot listen on {address}: ")),
+        "{faults:?}"
+    );
+    rig.finish().await;
+}

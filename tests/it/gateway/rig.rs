@@ -17,6 +17,7 @@ use opencmg::message::headers::CertificateFields;
 use opencmg::metrics::Metrics;
 use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem};
 use opencmg::pki::{self, KeyPair};
+use opencmg::proxy;
 use opencmg::role::{Endpoint, Health, Kind, PublishedRole, RoleId, Scheme, endpoints_of};
 use opencmg::routing::RoleSettings;
 use opencmg::tasks::Tasks;
@@ -85,7 +86,13 @@ impl Plan {
         let pki = Pki::make();
         let definition = pki.definition();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let proxy = proxy::Settings {
+            // Clients of tests keep their connections open to no purpose.
+            drain_idle: Duration::from_millis(50),
+            ..proxy::Settings::default()
+        };
         let settings = Settings {
+            proxy,
             listen: vec![any],
             health: Some(any),
             admin: Some(any),
