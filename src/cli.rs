@@ -5,7 +5,9 @@
 
 pub mod builtin;
 mod certificate;
+mod check;
 mod files;
+mod quickstart;
 mod roles;
 
 use std::ffi::OsString;
@@ -45,6 +47,8 @@ struct Commands {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Runs a gateway, a connection point and two backends on this machine, with a throw-away PKI
+    Quickstart(quickstart::Options),
     /// Runs a gateway in the foreground
     Gateway(Config),
     /// Runs a connection point in the foreground, or prepares one
@@ -126,19 +130,19 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 impl Verb {
     fn run(self) -> Result<(), Failure> {
         match self {
+            Self::Quickstart(options) => on_runtime(quickstart::run(options)),
             Self::Gateway(Config { config }) => on_runtime(roles::gateway(config)),
             Self::ConnectionPoint(ConnectionPoint { verb, config }) => match (verb, config) {
-                (Some(ConnectionPointVerb::Check(_)), _) => Ok(()),
-                (Some(ConnectionPointVerb::Key(options)), _) => Ok(certificate::key(&options)?),
-                (None, Some(config)) => {
-                    let _ = config;
-                    Ok(())
+                (Some(ConnectionPointVerb::Check(Config { config })), _) => {
+                    on_runtime(check::connection_point_preflight(config))
                 }
+                (Some(ConnectionPointVerb::Key(options)), _) => Ok(certificate::key(&options)?),
+                (None, Some(config)) => on_runtime(roles::connection_point(config)),
                 // The parser asks for one of the two.
                 (None, None) => Ok(()),
             },
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
-            Self::Check { .. } => Ok(()),
+            Self::Check { file } => on_runtime(check::file(file)),
         }
     }
 }

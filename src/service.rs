@@ -1,8 +1,7 @@
 //! The service definition: a folder with `service.toml` and the certificates that it names.
 //!
 //! [`load`] reads and checks the whole and returns either a definition or everything that is wrong with it.
-//! [`Store`] remembers the contents of every file that was read, so that [`Store::changed`] knows when to read
-//! again: by contents, not by dates, since a copied or restored file keeps its old date. Rank 9.
+//! [`Files`] remembers the contents of every file that was read and tells when one of them has changed. Rank 9.
 
 mod certificate;
 mod files;
@@ -10,9 +9,8 @@ mod role;
 mod trust;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::gateway::Definition;
 use crate::metrics::Metrics;
@@ -21,110 +19,46 @@ use crate::routing::Routes;
 use crate::settings::{Problem, Reader, Source};
 use crate::tls::{ServerSettings, ServerTls, TUNNEL_LABEL, VerifyFn};
 
-use files::Files;
+pub use files::{Files, POLL};
 
 /// The file that names all others.
 pub const FILE: &str = "service.toml";
-
-/// How often the files are looked at. A change is in force within two seconds.
-pub const POLL: Duration = Duration::from_millis(500);
-
-// A certificate and its key are replaced one after the other: wait until both are there.
-const SETTLE: Duration = Duration::from_millis(200);
-const MOST_SETTLES: u32 = 4;
 
 /// Reads and checks the service definition of a folder.
 ///
 /// # Errors
 /// Everything that is wrong with it, by file and key.
 pub fn load(folder: &Path, now: UnixTime) -> Result<Definition, Vec<Problem>> {
-    Store::new(folder).load(now)
+    load_with_files(folder, now).1
 }
 
-/// Calls `on_change` with the definition, or with what is wrong with it, whenever a file has changed. Never
-/// returns; the caller ends it with the process.
-///
-/// # Cancel safety
-/// Dropping the future ends the watch between two polls.
-pub async fn watch(mut store: Store, mut on_change: impl FnMut(Result<Definition, Vec<Problem>>)) {
-    loop {
-        store.changed().await;
-        on_change(store.load(UnixTime::now()));
-    }
+/// Reads and checks the service definition of a folder; also returns the contents of each file that was read or
+/// missed, so that [`Files::changed`] can tell when to read again.
+pub fn load_with_files(folder: &Path, now: UnixTime) -> (Files, Result<Definition, Vec<Problem>>) {
+    let mut files = Files::default();
+    let loaded = load_from(folder, &mut files, now);
+    (files, loaded)
 }
 
-/// A folder with a service definition, and what was last read from it.
-#[derive(Clone, Debug)]
-pub struct Store {
-    folder: PathBuf,
-    files: Files,
-}
-
-impl Store {
-    /// A folder of which nothing has been read.
-    pub fn new(folder: &Path) -> Self {
-        Self {
-            folder: folder.to_owned(),
-            files: Files::default(),
-        }
+fn load_from(folder: &Path, files: &mut Files, now: UnixTime) -> Result<Definition, Vec<Problem>> {
+    let path = folder.join(FILE);
+    let file = path.display().to_string();
+    let text = files.read_text(&path).map_err(|what| {
+        vec![Problem {
+            file: file.clone(),
+            key: String::new(),
+            what,
+        }]
+    })?;
+    let source = Source::parse(&file, folder, &text).map_err(|problem| vec![problem])?;
+    let root = source.root();
+    let definition = read(&root, files, now);
+    if !source.is_faulty() {
+        check_together(&root, &definition);
     }
-
-    /// Reads and checks the definition, and remembers the contents of each file that it read or missed.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it, by file and key.
-    pub fn load(&mut self, now: UnixTime) -> Result<Definition, Vec<Problem>> {
-        self.files = Files::default();
-        let path = self.folder.join(FILE);
-        let text = self.files.read_text(&path).map_err(|what| {
-            vec![Problem {
-                file: path.display().to_string(),
-                key: String::new(),
-                what,
-            }]
-        })?;
-        let source = Source::parse(&path.display().to_string(), &self.folder, &text)
-            .map_err(|problem| vec![problem])?;
-        let root = source.root();
-        let definition = read(&root, &mut self.files, now);
-        if !source.is_faulty() {
-            check_together(&root, &definition);
-        }
-        drop(root);
-        let problems = source.finish();
-        problems.is_empty().then_some(definition).ok_or(problems)
-    }
-
-    /// Returns once the contents of a file differ from what was last read, and have settled.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is remembered but by [`Store::load`].
-    pub async fn changed(&self) {
-        let mut last = self.files.clone();
-        loop {
-            tokio::time::sleep(POLL).await;
-            last = look(last).await;
-            if last == self.files {
-                continue;
-            }
-            for _ in 0..MOST_SETTLES {
-                tokio::time::sleep(SETTLE).await;
-                let next = look(last.clone()).await;
-                if next == last {
-                    break;
-                }
-                last = next;
-            }
-            return;
-        }
-    }
-}
-
-/// Reads the same files once more, off the threads that serve.
-async fn look(files: Files) -> Files {
-    let again = files.clone();
-    let looked = tokio::task::spawn_blocking(move || again.again()).await;
-    looked.unwrap_or(files)
+    drop(root);
+    let problems = source.finish();
+    problems.is_empty().then_some(definition).ok_or(problems)
 }
 
 /// Reads the definition from the root of `service.toml`, without judging whether it was whole.

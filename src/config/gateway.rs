@@ -58,9 +58,8 @@ fn read_store(table: &Reader<'_>, folder: &Path) -> PathBuf {
     read.or_else(|| of(DEFAULT_STORE)).unwrap_or_default()
 }
 
-/// Every address stands once; port 0 means any, as often as one likes.
-fn check_addresses(table: &Reader<'_>, settings: &Settings) {
-    let mut seen = BTreeMap::new();
+/// Every address that a gateway listens on, with its key in `[gateway]`.
+pub fn addresses(settings: &Settings) -> Vec<(String, SocketAddr)> {
     let listed = |key: &str, addresses: &[SocketAddr]| -> Vec<_> {
         let named = |(index, address): (usize, &SocketAddr)| (format!("{key}[{index}]"), *address);
         addresses.iter().enumerate().map(named).collect()
@@ -73,7 +72,14 @@ fn check_addresses(table: &Reader<'_>, settings: &Settings) {
             .map(|address| ("health".to_owned(), address)),
     );
     all.extend(settings.admin.map(|address| ("admin".to_owned(), address)));
-    for (key, address) in all.into_iter().filter(|(_, address)| address.port() != 0) {
+    all
+}
+
+/// Every address stands once; port 0 means any, as often as one likes.
+fn check_addresses(table: &Reader<'_>, settings: &Settings) {
+    let mut seen = BTreeMap::new();
+    let all = addresses(settings).into_iter();
+    for (key, address) in all.filter(|(_, address)| address.port() != 0) {
         if let Some(first) = seen.get(&address) {
             table.fault(&key, format!("{address} is the address of {first} already"));
         } else {

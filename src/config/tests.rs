@@ -95,7 +95,11 @@ fn the_samples_show_every_key_with_its_default() {
     let gateway = assert_complete("gateway.toml", |root, folder| {
         format!("{:?}", gateway::read(root, folder))
     });
-    assert_eq!(gateway, 43);
+    assert_eq!(gateway, 44);
+    let connection_point = assert_complete("connection-point.toml", |root, _| {
+        format!("{:?}", connection_point::read(root))
+    });
+    assert_eq!(connection_point, 60);
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! `check` and `connection-point check`: what is wrong, before it is started.
+
+use std::path::{Path, PathBuf};
+
+use super::roles::{bind, of_file};
+use super::{Failure, print};
+use crate::config::{self, Role};
+use crate::connection_point::{ConnectionPoint, preflight};
+use crate::metrics::Metrics;
+use crate::pki::UnixTime;
+use crate::service;
+use crate::settings::Problem;
+
+/// Validates a file of either role with everything that it points to, ports included. Nothing is started or dialled.
+pub(super) async fn file(path: PathBuf) -> Result<(), Failure> {
+    let role = config::role_of(&path).map_err(|problem| vec![problem])?;
+    let what = match role {
+        Role::Gateway => gateway(&path).await?,
+        Role::ConnectionPoint => connection_point(&path).await?,
+    };
+    Ok(print(format!("{}: {what}", path.display()))?)
+}
+
+async fn gateway(path: &Path) -> Result<String, Vec<Problem>> {
+    let config = config::load_gateway(path)?;
+    let definition = service::load(&config.store, UnixTime::now())?;
+    let (name, roles) = (definition.name.clone(), definition.roles.len());
+    bind(path, config.settings, definition, &Metrics::new()).await?;
+    Ok(format!(
+        "all is well: a gateway of {name} with {}",
+        count(roles, "role")
+    ))
+}
+
+async fn connection_point(path: &Path) -> Result<String, Vec<Problem>> {
+    let config = config::load_connection_point(path, UnixTime::now())?;
+    let (gateways, roles) = (config.settings.gateways.len(), config.settings.roles.len());
+    let built = ConnectionPoint::build(config.settings, Metrics::new()).await;
+    built.map_err(|faults| of_file(path, faults))?;
+    let (gateways, roles) = (count(gateways, "gateway"), count(roles, "role"));
+    Ok(format!(
+        "all is well: a connection point of {gateways} with {roles}"
+    ))
+}
+
+/// Tries what a connection point needs and prints a verdict a line.
+pub(super) async fn connection_point_preflight(path: PathBuf) -> Result<(), Failure> {
+    let config = config::load_connection_point(&path, UnixTime::now())?;
+    let verdicts = preflight(&config.settings).await;
+    for verdict in &verdicts {
+        print(verdict.to_string())?;
+    }
+    if verdicts.iter().all(|verdict| verdict.ok) {
+        Ok(())
+    } else {
+        Err(Failure::Said)
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    let end = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{end}")
+}

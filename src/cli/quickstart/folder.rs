@@ -1,0 +1,155 @@
+//! The folder of a quickstart: whose it is, and the configuration in it.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+
+use super::{
+    CONNECTION_POINT_NAME, GATEWAY_NAME, MANAGEMENT_POINT, ROOT_NAME, SOFTWARE_UPDATE_POINT,
+};
+use crate::cli::files::{Readers, replace};
+use crate::gateway::Addresses;
+
+const MARKER: &str = ".opencmg-quickstart";
+const MARKER_TEXT: &str =
+    "This folder was made by `opencmg quickstart`, which may replace any file in it.\n";
+
+/// A folder that is quickstart's own.
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes the folder, or takes over one that an earlier run made.
+    ///
+    /// # Errors
+    /// If it holds anything and was not made by quickstart, or cannot be made.
+    pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        match fs::read_dir(path) {
+            Ok(mut entries) => {
+                if entries.next().is_some() && !path.join(MARKER).is_file() {
+                    return Err(anyhow!(
+                        "{shown} holds files that quickstart did not make; name another folder with --dir, or empty it"
+                    ));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("{shown} cannot be used")),
+        }
+        for name in ["", "pki", "clients", "service", "connection-point"] {
+            let path = path.join(name);
+            fs::create_dir_all(&path)
+                .with_context(|| format!("{} cannot be made", path.display()))?;
+            if name.is_empty() {
+                replace(&path.join(MARKER), MARKER_TEXT, Readers::All)?;
+            }
+        }
+        let path = fs::canonicalize(path).with_context(|| format!("{shown} cannot be found"))?;
+        Ok(Self(path))
+    }
+
+    /// The path of a file, from the root of the file system.
+    pub(super) fn absolute(&self, name: &str) -> PathBuf {
+        // Joining nothing would put a slash at the end.
+        if name.is_empty() {
+            self.0.clone()
+        } else {
+            self.0.join(name)
+        }
+    }
+
+    /// Puts a file in its place.
+    pub(super) fn write(
+        &self,
+        name: &str,
+        bytes: impl AsRef<[u8]>,
+        readers: Readers,
+    ) -> anyhow::Result<()> {
+        replace(&self.absolute(name), bytes, readers)
+    }
+
+    /// Writes `gateway.toml` for these addresses.
+    pub(super) fn write_gateway(&self, addresses: &Addresses) -> anyhow::Result<PathBuf> {
+        let list = |addresses: &[SocketAddr]| {
+            let quoted: Vec<_> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+            quoted.join(", ")
+        };
+        let line = |key: &str, address: Option<SocketAddr>| {
+            let line = address.map(|address| format!("{key} = \"{address}\"\n"));
+            line.unwrap_or_default()
+        };
+        let text = format!(
+            "# Written by `opencmg quickstart` at every run.\n\n[gateway]\nstore = \"file:service\"\n\
+             listen = [{}]\n{}{}drain-deadline = \"10s\"\n",
+            list(&addresses.client),
+            line("health", addresses.health),
+            line("admin", addresses.admin),
+        );
+        let name = "gateway.toml";
+        self.write(name, text, Readers::All)?;
+        Ok(self.absolute(name))
+    }
+
+    /// Writes `service/service.toml`, unless it is there: it may have been edited.
+    pub(super) fn write_service(&self) -> anyhow::Result<PathBuf> {
+        let name = "service/service.toml";
+        if !self.absolute(name).exists() {
+            let text = format!(
+                "# Written by `opencmg quickstart` once; changes are in force within two seconds.\n\n\
+                 name = \"{GATEWAY_NAME}\" # the certificate is for *.opencmg.test\n\n\
+                 [[certificate]]\nfile = \"server.pfx\"\npassword-file = \"server.password\"\n\n\
+                 [trust]\nanchors = [\"root.pem\"]\nintermediates = [\"intermediate.pem\"]\n\n\
+                 [connection-points]\nca = [\"connection-point-ca.pem\"]\n\n\
+                 [[connection-point]]\nname = \"{CONNECTION_POINT_NAME}\"\n\n\
+                 [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\n\
+                 connection-points = [\"{CONNECTION_POINT_NAME}\"]\nroot-host = \"{ROOT_NAME}\"\n\n\
+                 [[role]]\nid = \"{SOFTWARE_UPDATE_POINT}\"\nkind = \"software-update-point\"\n\
+                 connection-points = [\"{CONNECTION_POINT_NAME}\"]\n"
+            );
+            self.write(name, text, Readers::All)?;
+        }
+        Ok(self.absolute(name))
+    }
+
+    /// Writes `connection-point.toml` for a gateway and two backends.
+    pub(super) fn write_connection_point(
+        &self,
+        gateway: SocketAddr,
+        admin: SocketAddr,
+        management_point: &str,
+        software_update_point: &str,
+    ) -> anyhow::Result<PathBuf> {
+        let text = format!(
+            "# Written by `opencmg quickstart` at every run.\n\n[connection-point]\n\
+             certificate = \"connection-point/{CONNECTION_POINT_NAME}.pem\"\n\
+             key = \"connection-point/{CONNECTION_POINT_NAME}.key\"\nadmin = \"{admin}\"\n\
+             drain-deadline = \"10s\"\n\n\
+             [[gateway]]\nname = \"{GATEWAY_NAME}\"\naddresses = [\"{gateway}\"]\nca = [\"pki/root.pem\"]\n\n\
+             [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = {management_point:?}\n\n\
+             [[role]]\nid = \"{SOFTWARE_UPDATE_POINT}\"\nkind = \"software-update-point\"\nurl = {software_update_point:?}\n"
+        );
+        let name = "connection-point.toml";
+        self.write(name, text, Readers::All)?;
+        Ok(self.absolute(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_files_of_others_is_refused_and_ones_own_is_taken_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("q");
+        Folder::take(&path).unwrap();
+        let folder = Folder::take(&path).unwrap();
+        assert!(folder.absolute("pki").is_dir());
+        let error = Folder::take(temp.path()).err().unwrap().to_string();
+        assert!(error.contains("that quickstart did not make"), "{error}");
+        let file = path.join(MARKER);
+        assert!(Folder::take(&file).is_err());
+    }
+}
