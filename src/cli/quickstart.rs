@@ -26,15 +26,15 @@ use folder::Folder;
 use world::World;
 
 /// The host name that clients use.
-pub const GATEWAY_NAME: &str = "gw.opencmg.test";
+const GATEWAY_NAME: &str = "gw.opencmg.test";
 /// The host name at whose root the management point is published.
-pub const ROOT_NAME: &str = "mp.opencmg.test";
+const ROOT_NAME: &str = "mp.opencmg.test";
 /// The name of the connection point.
-pub const CONNECTION_POINT_NAME: &str = "cp-1.opencmg.test";
+const CONNECTION_POINT_NAME: &str = "cp-1.opencmg.test";
 /// The role id of the management point.
-pub const MANAGEMENT_POINT: &str = "72057594037927937";
+const MANAGEMENT_POINT: &str = "72057594037927937";
 /// The role id of the software update point.
-pub const SOFTWARE_UPDATE_POINT: &str = "72057594037927938";
+const SOFTWARE_UPDATE_POINT: &str = "72057594037927938";
 
 /// What `quickstart` takes.
 #[derive(Debug, Args)]
