@@ -43,7 +43,7 @@ fn print_attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
 fn type_text(oid: &Oid<'_>) -> String {
     let dotted = oid.to_id_string();
     let short = SHORT_NAMES.iter().find(|(known, _)| *known == dotted);
-    short.map_or(dotted.clone(), |(_, short)| (*short).to_owned())
+    short.map_or_else(|| dotted.clone(), |(_, short)| (*short).to_owned())
 }
 
 /// The value as text, if its type is a string type.

@@ -16,8 +16,10 @@ pub(super) fn provider() -> CryptoProvider {
 fn name(suite: &SupportedCipherSuite) -> String {
     let name = format!("{:?}", suite.suite());
     // rustls writes TLS13_AES_128_GCM_SHA256 for what IANA calls TLS_AES_128_GCM_SHA256.
-    name.strip_prefix("TLS13_")
-        .map_or(name.clone(), |rest| format!("TLS_{rest}"))
+    match name.strip_prefix("TLS13_") {
+        Some(rest) => format!("TLS_{rest}"),
+        None => name,
+    }
 }
 
 /// The provider with the named suites only, in their order; all of them if none is named.

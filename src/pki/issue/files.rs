@@ -18,10 +18,12 @@ pub fn certificates_to_pem(certificates: &[CertificateDer<'_>]) -> String {
 
 /// Writes a private key as PEM, in the form that it has.
 pub fn key_to_pem(key: &PrivateKeyDer<'_>) -> String {
-    let label = match key {
-        PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
-        PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
-        _ => "PRIVATE KEY",
+    let label = if let PrivateKeyDer::Pkcs1(_) = key {
+        "RSA PRIVATE KEY"
+    } else if let PrivateKeyDer::Sec1(_) = key {
+        "EC PRIVATE KEY"
+    } else {
+        "PRIVATE KEY"
     };
     pem(label, key.secret_der())
 }
