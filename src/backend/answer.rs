@@ -65,11 +65,13 @@ where
     /// The answer has been read: the connection goes home if the request was sent whole, too.
     fn finish(&mut self) {
         let Some(held) = self.held.take() else { return };
+        let had_body = held.loan.is_some();
         let whole = held.loan.as_ref().is_none_or(Loan::is_ended);
         if !whole {
             return;
         }
         match held.home {
+            Home::Pool(pool) if had_body => pool.give_once_ready(held.lease),
             Home::Pool(pool) => pool.give(held.lease),
             Home::Pinned(mut place) => *place = Some(held.lease),
             Home::None => held.lease.retire(),

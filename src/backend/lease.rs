@@ -108,9 +108,14 @@ where
         self.sender.is_closed()
     }
 
+    /// Whether a request can go out on it at this moment.
+    pub(super) fn is_ready(&self) -> bool {
+        self.sender.is_ready()
+    }
+
     /// Whether a request can go out on it now; waits a moment for one that was given back just now.
     pub(super) async fn is_usable(&mut self) -> bool {
-        if self.sender.is_ready() {
+        if self.is_ready() {
             return true;
         }
         let ready = tokio::time::timeout(READY_TIME, self.sender.ready()).await;

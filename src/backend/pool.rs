@@ -104,6 +104,20 @@ where
         }
     }
 
+    /// Gives a connection back over which a request with a body went: an answer may come before the server has read all
+    /// of it. One that does not become ready in a moment is closed.
+    pub(super) fn give_once_ready(self: &Arc<Self>, mut lease: Lease<B>) {
+        if lease.is_ready() {
+            return self.give(lease);
+        }
+        let pool = Arc::clone(self);
+        self.tasks.spawn(async move {
+            if lease.is_usable().await {
+                pool.give(lease);
+            }
+        });
+    }
+
     /// The place of a client connection, once its earlier request is over; `None` when there are too many places in use.
     pub(super) async fn pinned(
         self: &Arc<Self>,

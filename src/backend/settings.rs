@@ -207,7 +207,7 @@ fn read_password(reader: &Reader<'_>) -> Option<Password> {
         );
     }
     file.map(Password::File)
-        .or(variable.map(Password::Environment))
+        .or_else(|| variable.map(Password::Environment))
 }
 
 fn read_name_check(reader: &Reader<'_>) -> NameCheck {

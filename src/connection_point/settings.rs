@@ -173,7 +173,7 @@ fn read_proxy(reader: &Reader<'_>) -> Option<OutboundProxy> {
     let variable = reader.optional_text("outbound-proxy-password-env");
     let password = file
         .map(Password::File)
-        .or(variable.map(Password::Environment));
+        .or_else(|| variable.map(Password::Environment));
     if user.is_some() != password.is_some() {
         let what = "stands alone (outbound-proxy-user and its password-file or -env go together)";
         reader.fault("outbound-proxy-user", what);

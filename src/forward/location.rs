@@ -84,6 +84,7 @@ fn has_scheme(reference: &str) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_in_result, reason = "tests may panic")]
 mod tests {
     use super::*;
 

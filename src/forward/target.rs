@@ -93,6 +93,7 @@ fn named_role(fields: &HeaderMap) -> Result<RoleId, Refusal> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_in_result, reason = "tests may panic")]
 mod tests {
     use super::*;
     use crate::role::{Kind, endpoints_of};

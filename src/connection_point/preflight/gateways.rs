@@ -50,17 +50,17 @@ async fn reach(
     address: &str,
     verdicts: &mut Vec<Verdict>,
 ) -> Option<TcpStream> {
-    let step = if settings.outbound_proxy.is_some() {
-        Step::OutboundProxy
+    let (step, advice) = if settings.outbound_proxy.is_some() {
+        (
+            Step::OutboundProxy,
+            "ask who runs the proxy to allow CONNECT to this address; check outbound-proxy and its user",
+        )
     } else {
         resolve(address, verdicts).await?;
-        Step::Tcp
-    };
-    let advice = match step {
-        Step::OutboundProxy => {
-            "ask who runs the proxy to allow CONNECT to this address; check outbound-proxy and its user"
-        }
-        _ => "let the firewall pass outbound TCP to this address; check the port in addresses",
+        (
+            Step::Tcp,
+            "let the firewall pass outbound TCP to this address; check the port in addresses",
+        )
     };
     match timed(dialer.connect(address)).await {
         Some(Ok(tcp)) => {
@@ -272,23 +272,20 @@ fn word(error: &h2::Error) -> String {
     let tls = error
         .get_io()
         .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(rustls::Error::AlertReceived(alert)) => {
-            let why = match *alert {
-                AlertDescription::UnknownCA => {
-                    "its certificate does not chain to the service's connection-point CA"
-                }
-                AlertDescription::CertificateExpired => "its certificate has expired",
-                AlertDescription::CertificateRequired => "no certificate was shown",
-                _ => "its certificate is not accepted",
-            };
-            format!("the gateway refuses this connection point: {why} (TLS alert {alert:?})")
-        }
-        _ if error.reason() == Some(h2::Reason::NO_ERROR) => {
-            "the gateway closed the tunnel without a word".to_owned()
-        }
-        _ => format!("the tunnel ended before the gateway said hello: {error}"),
+    if let Some(rustls::Error::AlertReceived(alert)) = tls {
+        let why = if *alert == AlertDescription::UnknownCA {
+            "its certificate does not chain to the service's connection-point CA"
+        } else if *alert == AlertDescription::CertificateExpired {
+            "its certificate has expired"
+        } else {
+            "its certificate is not accepted"
+        };
+        return format!("the gateway refuses this connection point: {why} (TLS alert {alert:?})");
     }
+    if error.reason() == Some(h2::Reason::NO_ERROR) {
+        return "the gateway closed the tunnel without a word".to_owned();
+    }
+    format!("the tunnel ended before the gateway said hello: {error}")
 }
 
 enum Words {
