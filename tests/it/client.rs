@@ -100,6 +100,11 @@ impl Client {
         self
     }
 
+    /// Its TLS configuration, for a load of its own.
+    pub fn configuration(&self) -> Arc<rustls::ClientConfig> {
+        Arc::clone(&self.tls)
+    }
+
     /// A TLS connection that offers these ALPN names.
     pub async fn tls(&self, alpn: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
         let mut tls = self.tls.clone();

@@ -339,5 +339,3 @@ async fn read(response: Response<hyper::body::Incoming>) -> Outcome {
         bytes,
     }
 }
-
-mod tests;

@@ -14,6 +14,7 @@ mod config;
 mod faults;
 mod gateway;
 mod load;
+mod load_tests;
 mod mesh;
 mod observe;
 mod relay;
