@@ -209,8 +209,9 @@ impl Life<'_> {
             reason = closing(&mut close) => End::ours(reason, "the service definition has changed"),
             () = forced.forced() => End::ours(Reason::Draining, "the drain's time is over"),
             end = self.drive(connection) => end,
-            end = self.hear(sender.clone()) => end,
-            () = self.say(sender) => End::ours(Reason::InternalError, "nothing more to say"),
+            // The hello is the first request of a tunnel.
+            () = self.say(sender.clone()) => End::ours(Reason::InternalError, "nothing more to say"),
+            end = self.hear(sender) => end,
             () = silent => End::theirs(Some(Reason::TunnelSilent), Reason::TunnelSilent.what()),
             () = self.registry.budget().watch() => End::ours(Reason::InternalError, "the budget is gone"),
             () = self.wear() => End::ours(Reason::TunnelTooOld, "all streams of a life are used"),

@@ -231,8 +231,10 @@ impl http_body::Body for Body {
         if let Err(error) = this.poll_rest(cx) {
             return this.fail(error);
         }
-        if !this.data_ended {
+        while !this.data_ended {
             match ready!(this.poll_data(cx)) {
+                // An empty frame carries an end, or nothing.
+                Some(Ok(data)) if data.is_empty() => (),
                 Some(Ok(data)) => {
                     let len = data.len() as u64;
                     this.left = this.left.map(|left| left.saturating_sub(len));

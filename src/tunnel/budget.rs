@@ -104,14 +104,13 @@ impl Budget {
         loop {
             let most = (self.0.count.load(Ordering::Relaxed) as u64).saturating_mul(self.0.window);
             let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
-            if most <= self.0.limit / 4 && relaxed {
-                sleep(REST).await;
-                continue;
-            }
-            if self.is_my_turn() {
+            let few = most <= self.0.limit / 4 && relaxed;
+            // What was counted last must not stand when nothing is left to count.
+            let shown = self.0.metrics.buffered_bytes.get() != 0;
+            if (shown || !few) && self.is_my_turn() {
                 self.look();
             }
-            sleep(LOOK).await;
+            sleep(if few { REST } else { LOOK }).await;
         }
     }
 

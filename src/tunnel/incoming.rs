@@ -66,7 +66,7 @@ impl fmt::Debug for Respond {
 impl Drop for Respond {
     fn drop(&mut self) {
         if let Some(mut way) = self.way.take() {
-            way.send_reset(h2::Reason::INTERNAL_ERROR);
+            way.send_reset(h2::Reason::CANCEL);
         }
     }
 }

@@ -179,6 +179,10 @@ impl Plan {
                 .map(|instance| self.lacking(instance, now))
                 .sum()
         };
+        if self.addresses[index].misses > PATIENT_MISSES {
+            // The slow pace is that of single dials.
+            return wanted > 0 && pending == 0;
+        }
         wanted > pending
     }
 

@@ -88,6 +88,10 @@ where
                 return Err(first.unwrap_or_else(|| Failure::new(reason, need.role.to_string())));
             }
         };
+        if !tried.is_empty() {
+            let retries = &registry.metrics().retries;
+            retries.get_or_create(&ByRole::new(need.role)).inc();
+        }
         let link = Arc::clone(&lease.link);
         let lost = match attempt(registry, lease, &parts, upload).await {
             Ok(response) => return Ok(response),
@@ -110,12 +114,6 @@ where
         if !again {
             return Err(failure.clone());
         }
-        let role = need.role.to_string();
-        registry
-            .metrics()
-            .retries
-            .get_or_create(&ByRole { role })
-            .inc();
     }
 }
 
@@ -269,6 +267,9 @@ fn unanswered(error: &h2::Error) -> Lost {
         (Kind::Unknown, Reason::TunnelLost)
     } else if error.is_reset() && !error.is_remote() {
         (Kind::Final, Reason::TunnelProtocol)
+    } else if error.reason() == Some(h2::Reason::INTERNAL_ERROR) {
+        // So the connection point says that its answer broke off, if it does so before the head is on its way.
+        (Kind::Final, Reason::BackendBroken)
     } else {
         (Kind::Final, Reason::TunnelLost)
     };

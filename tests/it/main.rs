@@ -23,4 +23,5 @@ mod requests;
 mod systemd;
 mod trust;
 mod trust_tls;
+mod tunnel;
 mod world;

@@ -1,0 +1,182 @@
+//! Flow control: stalled clients and backends beside live ones on one tunnel, and the byte budget.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt;
+use opencmg::reason::Reason;
+use opencmg::tunnel::{Incoming, RegistrySettings, SupervisorSettings};
+use tokio::time::timeout;
+
+use super::{
+    ConnectionPoint, Gateway, NEED, connection_point, fed, gateway_of, get, pair,
+    supervisor_settings, until, whole,
+};
+
+const LARGE: usize = 4 << 20;
+
+/// `/large` is answered with 4 MiB, an upload to `/hold` is never read, everything else is read and counted.
+async fn serve(incoming: Incoming) {
+    let Incoming { request, respond } = incoming;
+    let (head, body) = request.into_parts();
+    match head.uri.path() {
+        "/large" => {
+            let _ = respond.send(Response::new(whole(vec![7; LARGE]))).await;
+        }
+        "/hold" => {
+            let mut respond = respond;
+            respond.reset().await;
+            drop(body);
+        }
+        _ => {
+            let Ok(all) = body.collect().await else {
+                return;
+            };
+            let text = all.to_bytes().len().to_string();
+            let _ = respond.send(Response::new(whole(text))).await;
+        }
+    }
+}
+
+async fn one_tunnel(settings: RegistrySettings) -> (Gateway, ConnectionPoint) {
+    let gateway = gateway_of(settings, 0, &["cp"]);
+    let to = gateway.clone();
+    let settings = SupervisorSettings {
+        tunnels: 1,
+        ..supervisor_settings(&["a"])
+    };
+    let point = connection_point("cp", settings, move |_| Ok(to.clone()), serve);
+    gateway.ready().await;
+    (gateway, point)
+}
+
+/// Downloads and uploads one after the other; all must be through in time.
+async fn live_traffic(gateway: &Gateway) {
+    let all = async {
+        for _ in 0..5 {
+            let answer = gateway.get("/large").await.unwrap();
+            assert!(answer.error.is_none(), "{:?}", answer.error);
+            assert_eq!(answer.body.len(), LARGE);
+            let upload = super::request("POST", "/count", vec![1; LARGE]);
+            let answer = gateway.send(NEED, upload).await.unwrap();
+            assert_eq!(answer.text(), LARGE.to_string());
+        }
+    };
+    timeout(Duration::from_secs(60), all)
+        .await
+        .expect("live traffic is slowed");
+}
+
+#[tokio::test]
+async fn stalled_downloads_do_not_slow_a_live_one_on_the_same_tunnel() {
+    let (gateway, _point) = one_tunnel(RegistrySettings::default()).await;
+    let mut stalled = Vec::new();
+    for _ in 0..100 {
+        let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
+        stalled.push(response.into_body());
+    }
+    live_traffic(&gateway).await;
+    let mut one = stalled.pop().unwrap();
+    drop(stalled);
+    let mut read = 0;
+    while let Some(frame) = one.frame().await {
+        read += frame.unwrap().into_data().unwrap().len();
+    }
+    assert_eq!(
+        read, LARGE,
+        "a client that stood still and goes on loses nothing"
+    );
+}
+
+#[tokio::test]
+async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
+    let (gateway, _point) = one_tunnel(RegistrySettings::default()).await;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let mut feeders = Vec::new();
+    for _ in 0..50 {
+        let (feeder, body) = fed();
+        let (registry, sent) = (gateway.registry.clone(), Arc::clone(&sent));
+        gateway.tasks.spawn(async move {
+            let request = Request::post("https://gw.test/hold").body(body).unwrap();
+            let _ = registry.send(NEED, request).await;
+        });
+        let keep = feeder.clone();
+        gateway.tasks.spawn(async move {
+            // More than a stream's window: most of it must wait.
+            for _ in 0..32 {
+                let part = Frame::data(Bytes::from(vec![1; 32 << 10]));
+                if feeder.send(Ok(part)).await.is_err() {
+                    return;
+                }
+                sent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        feeders.push(keep);
+    }
+    until(|| sent.load(Ordering::Relaxed) >= 50 * 8).await;
+    live_traffic(&gateway).await;
+    assert!(
+        sent.load(Ordering::Relaxed) < 50 * 32,
+        "uploads that nobody reads went through"
+    );
+    gateway.tasks.abort();
+}
+
+#[tokio::test]
+async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do_not() {
+    let settings = RegistrySettings {
+        buffered_bytes: 4 << 20,
+        stalled_after: Duration::from_millis(200),
+        ..RegistrySettings::default()
+    };
+    let (gateway, _point) = one_tunnel(settings).await;
+    let mut stalled = Vec::new();
+    for _ in 0..40 {
+        let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
+        stalled.push(response.into_body());
+    }
+    until(|| gateway.metrics.buffered_bytes.get() > 0).await;
+    live_traffic(&gateway).await;
+    until(|| gateway.metrics.buffered_bytes.get() <= 4 << 20).await;
+    let mut lost = 0;
+    for mut body in stalled {
+        let first = body.frame().await.unwrap();
+        if let Err(error) = first {
+            assert_eq!(error.reason, Reason::StalledClient);
+            lost += 1;
+        }
+    }
+    assert!((10..40).contains(&lost), "{lost} of 40 lost their bodies");
+    until(|| gateway.registry.view()[0].in_flight == 0).await;
+    live_traffic(&gateway).await;
+}
+
+#[tokio::test]
+async fn what_the_budget_counts_goes_back_to_nothing() {
+    let settings = RegistrySettings {
+        buffered_bytes: 2 << 20,
+        ..RegistrySettings::default()
+    };
+    let (gateway, _point) = one_tunnel(settings).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
+        held.push(response.into_body());
+    }
+    until(|| gateway.metrics.buffered_bytes.get() >= 1 << 20).await;
+    drop(held);
+    until(|| gateway.metrics.buffered_bytes.get() == 0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_requests_at_once_share_one_tunnel() {
+    let (gateway, _point) = pair(super::echo).await;
+    let all = (0..1000).map(|_| gateway.get("/x"));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.unwrap().text(), "GET /x 0");
+    }
+}

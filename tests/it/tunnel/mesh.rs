@@ -1,0 +1,290 @@
+//! The supervisor: who is dialled, when, and which tunnels are kept.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use opencmg::reason::Reason;
+use opencmg::tunnel::{Hello, Instance, RegistrySettings, SupervisorSettings};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    ConnectionPoint, Gateway, connection_point, echo, gateway, gateway_of, policy,
+    supervisor_settings, until,
+};
+
+fn refused() -> io::Error {
+    io::Error::from(io::ErrorKind::ConnectionRefused)
+}
+
+/// Instances that all say that all of them are live.
+fn instances(count: u16) -> Vec<Gateway> {
+    let make = |index| gateway_of(RegistrySettings::default(), index, &["cp"]);
+    let all: Vec<Gateway> = (0..count).map(make).collect();
+    let live: Vec<Instance> = (0..count).map(instance).collect();
+    for (index, gateway) in (0..count).zip(&all) {
+        let hello = Hello {
+            live: live.clone(),
+            ..Hello::alone("gw.test", instance(index))
+        };
+        gateway.registry.announce(hello);
+    }
+    all
+}
+
+fn instance(index: u16) -> Instance {
+    Instance {
+        index,
+        run: format!("run-{index}"),
+    }
+}
+
+/// How many tunnels that take requests lead to each instance.
+fn met(point: &ConnectionPoint) -> BTreeMap<u16, usize> {
+    let mut met = BTreeMap::new();
+    for tunnel in point.supervisor.view() {
+        if let (Some(instance), false) = (tunnel.instance, tunnel.draining) {
+            *met.entry(instance.index).or_default() += 1;
+        }
+    }
+    met
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tunnels_lead_to_every_address() {
+    let all = [
+        gateway_of(RegistrySettings::default(), 0, &["cp"]),
+        gateway_of(RegistrySettings::default(), 1, &["cp"]),
+    ];
+    let to = all.clone();
+    let route = move |address: &str| Ok(to[usize::from(address == "b")].clone());
+    let point = connection_point("cp", supervisor_settings(&["a", "b"]), route, echo);
+    until(|| met(&point) == BTreeMap::from([(0, 2), (1, 2)])).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(point.dials.lock().unwrap().len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn instances_that_share_an_address_are_all_met_and_the_surplus_is_closed() {
+    let all = instances(4);
+    let (to, turn) = (all.clone(), AtomicUsize::new(0));
+    // A balancer that prefers some instances.
+    let route = move |_: &str| {
+        let order = [0, 0, 1, 0, 2, 1, 0, 3];
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        Ok(to[order[turn % order.len()]].clone())
+    };
+    let point = connection_point("cp", supervisor_settings(&["lb"]), route, echo);
+    let wanted: BTreeMap<u16, usize> = (0..4).map(|index| (index, 2)).collect();
+    until(|| met(&point) == wanted).await;
+    sleep(Duration::from_secs(5)).await;
+    for gateway in &all {
+        assert_eq!(gateway.registry.view().len(), 2);
+    }
+    let dials = point.dials.lock().unwrap().clone();
+    for five in dials.windows(5) {
+        assert!(
+            five[4].1 - five[0].1 >= Duration::from_secs(1),
+            "more than 4 dials a second"
+        );
+    }
+    let count = dials.len();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(
+        point.dials.lock().unwrap().len(),
+        count,
+        "all are met, and yet it dials"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_addresses_of_one_instance_make_no_more_tunnels_than_one() {
+    let gateway = gateway(&["cp"]);
+    let to = gateway.clone();
+    let route = move |_: &str| Ok(to.clone());
+    let point = connection_point("cp", supervisor_settings(&["a", "b"]), route, echo);
+    until(|| met(&point) == BTreeMap::from([(0, 2)])).await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(met(&point), BTreeMap::from([(0, 2)]));
+    assert_eq!(gateway.registry.view().len(), 2);
+    assert!(point.dials.lock().unwrap().len() <= 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_cannot_be_met_is_an_alert_and_no_storm() {
+    let all = instances(2);
+    let to = all[0].clone();
+    let route = move |_: &str| Ok(to.clone());
+    let point = connection_point("cp", supervisor_settings(&["lb"]), route, echo);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(point.supervisor.absent(), [instance(1)]);
+    let before = point.dials.lock().unwrap().len();
+    sleep(Duration::from_secs(3600)).await;
+    let dials = point.dials.lock().unwrap().len() - before;
+    assert!(dials <= 130, "{dials} dials in an hour");
+    assert!(dials >= 60, "{dials} dials in an hour: it has given up");
+    assert_eq!(met(&point), BTreeMap::from([(0, 2)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_between_dials_grow_to_half_a_minute_and_end_when_the_gateway_is_back() {
+    let gateway = gateway(&["cp"]);
+    let up = Arc::new(AtomicBool::new(false));
+    let (to, is_up) = (gateway.clone(), Arc::clone(&up));
+    let route = move |_: &str| {
+        if is_up.load(Ordering::Relaxed) {
+            Ok(to.clone())
+        } else {
+            Err(refused())
+        }
+    };
+    let point = connection_point("cp", supervisor_settings(&["a"]), route, echo);
+    sleep(Duration::from_secs(3600)).await;
+    let dials = point.dials.lock().unwrap().clone();
+    let last: Vec<Duration> = dials
+        .windows(2)
+        .skip(20)
+        .map(|two| two[1].1 - two[0].1)
+        .collect();
+    assert!(
+        last.iter().all(|pause| *pause <= Duration::from_secs(31)),
+        "{last:?}"
+    );
+    assert!(
+        last.iter().any(|pause| *pause >= Duration::from_secs(20)),
+        "{last:?}"
+    );
+    up.store(true, Ordering::Relaxed);
+    let began = Instant::now();
+    gateway.tunnels(2).await;
+    assert!(began.elapsed() < Duration::from_secs(31));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_is_lost_after_a_stable_time_is_back_at_once() {
+    let gateway = gateway(&["cp"]);
+    let to = gateway.clone();
+    let point = connection_point(
+        "cp",
+        supervisor_settings(&["a"]),
+        move |_| Ok(to.clone()),
+        echo,
+    );
+    gateway.tunnels(2).await;
+    sleep(Duration::from_secs(120)).await;
+    gateway.tasks.abort();
+    let began = Instant::now();
+    until(|| point.dials.lock().unwrap().len() > 2).await;
+    assert!(
+        began.elapsed() <= Duration::from_millis(300),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_the_gateway_asks_for_is_kept() {
+    let settings = RegistrySettings {
+        retry_after: Duration::from_secs(120),
+        ..RegistrySettings::default()
+    };
+    let gateway = gateway_of(settings, 0, &["cp"]);
+    gateway.drain.start();
+    let to = gateway.clone();
+    let settings = SupervisorSettings {
+        tunnels: 1,
+        ..supervisor_settings(&["a"])
+    };
+    let point = connection_point("cp", settings, move |_| Ok(to.clone()), echo);
+    sleep(Duration::from_secs(200)).await;
+    let dials = point.dials.lock().unwrap().clone();
+    assert_eq!(dials.len(), 2);
+    let pause = dials[1].1 - dials[0].1;
+    assert!(
+        pause >= Duration::from_secs(120) && pause <= Duration::from_secs(181),
+        "{pause:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permanent_refusal_is_tried_again_after_minutes_and_heals() {
+    let gateway = gateway(&[]);
+    let to = gateway.clone();
+    let settings = SupervisorSettings {
+        tunnels: 1,
+        ..supervisor_settings(&["a"])
+    };
+    let point = connection_point("cp", settings, move |_| Ok(to.clone()), echo);
+    sleep(Duration::from_secs(290)).await;
+    assert_eq!(point.dials.lock().unwrap().len(), 1);
+    let refusals = super::reasons(
+        &gateway.metrics,
+        "tunnel_refusals",
+        Reason::UnknownConnectionPoint,
+    );
+    assert_eq!(refusals, 1);
+    gateway.registry.apply(policy(&["cp"]));
+    sleep(Duration::from_secs(170)).await;
+    gateway.ready().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_tunnel_is_replaced_before_it_is_closed() {
+    let gateway = gateway(&["cp"]);
+    let to = gateway.clone();
+    let settings = SupervisorSettings {
+        max_age: Duration::from_secs(600),
+        ..supervisor_settings(&["a"])
+    };
+    let point = connection_point("cp", settings, move |_| Ok(to.clone()), echo);
+    gateway.tunnels(2).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3600) {
+        let serving = gateway
+            .registry
+            .view()
+            .iter()
+            .filter(|t| !t.draining)
+            .count();
+        assert!(
+            serving >= 2,
+            "after {:?} only {serving} tunnels serve",
+            began.elapsed()
+        );
+        let oldest = gateway.registry.view().iter().map(|t| t.age).max();
+        assert!(oldest < Some(Duration::from_secs(605)), "{oldest:?}");
+        gateway.get("/").await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+    }
+    let dials = point.dials.lock().unwrap().len();
+    assert!((12..=16).contains(&dials), "{dials}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_drains_is_not_dialled_again_until_it_is_gone() {
+    let gateway = gateway(&["cp"]);
+    let to = gateway.clone();
+    let point = connection_point(
+        "cp",
+        supervisor_settings(&["a"]),
+        move |_| Ok(to.clone()),
+        echo,
+    );
+    gateway.tunnels(2).await;
+    gateway.drain.start();
+    sleep(Duration::from_secs(50)).await;
+    assert_eq!(point.dials.lock().unwrap().len(), 2);
+    gateway.get("/").await.unwrap();
+    gateway.drain.force();
+    sleep(Duration::from_secs(1)).await;
+    assert!(gateway.registry.view().is_empty());
+    let before = point.dials.lock().unwrap().len();
+    sleep(Duration::from_secs(8)).await;
+    assert_eq!(
+        point.dials.lock().unwrap().len(),
+        before,
+        "the wait it asked for was not kept"
+    );
+}
