@@ -179,7 +179,12 @@ impl Core {
         metrics: Metrics,
     ) -> Result<Self, Vec<String>> {
         let built = Built::build(&definition, &metrics)?;
-        let clients = Trust::new(built.clients, Usage::Client, metrics.clone());
+        let clients = Trust::with_settings(
+            built.clients,
+            Usage::Client,
+            metrics.clone(),
+            settings.trust,
+        );
         let connection_points = Trust::new(
             built.connection_points,
             Usage::ConnectionPoint,

@@ -84,6 +84,14 @@ impl Default for Settings {
 impl Settings {
     /// Reads `format`, `level`, `file` and the table `access`.
     pub fn read(reader: &Reader<'_>) -> Self {
+        Self {
+            access: AccessSettings::read(&reader.table("access")),
+            ..Self::read_without_access(reader)
+        }
+    }
+
+    /// Reads `format`, `level` and `file`, for a role that has no access log.
+    pub fn read_without_access(reader: &Reader<'_>) -> Self {
         let default = Self::default();
         let formats = [
             ("text", Format::Text),
@@ -101,7 +109,7 @@ impl Settings {
             format: reader.choice("format", &formats, default.format),
             level: reader.choice("level", &levels, default.level),
             file: reader.optional_path("file"),
-            access: AccessSettings::read(&reader.table("access")),
+            access: default.access,
         }
     }
 }

@@ -38,7 +38,7 @@ pub fn load_connection_point(path: &Path, now: UnixTime) -> Result<ConnectionPoi
 pub(super) fn read(root: &Reader<'_>) -> ConnectionPoint {
     ConnectionPoint {
         settings: Settings::read(root),
-        log: logging::Settings::read(&root.table("log")),
+        log: logging::Settings::read_without_access(&root.table("log")),
     }
 }
 

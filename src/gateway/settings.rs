@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::identity;
 use crate::instances;
 use crate::listener;
 use crate::logging::AccessLog;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub admin: Option<SocketAddr>,
     /// Accepting connections.
     pub listener: listener::Settings,
+    /// What verifying clients may cost.
+    pub trust: identity::Settings,
     /// Serving requests.
     pub proxy: proxy::Settings,
     /// Tunnels.
@@ -47,6 +50,7 @@ impl Default for Settings {
             health: Some(SocketAddr::from(([0_u16; 8], 8080))),
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 9440))),
             listener: listener::Settings::default(),
+            trust: identity::Settings::default(),
             proxy: proxy::Settings::default(),
             tunnel: RegistrySettings::default(),
             drain_deadline: Duration::from_secs(60), // service managers kill after 90 s
@@ -56,7 +60,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads gateway.toml: the given `[gateway]` table, and `[listener]`, `[proxy]` and `[tunnel]` of its root.
+    /// Reads gateway.toml: the given `[gateway]` table, and `[listener]`, `[trust]`, `[proxy]` and `[tunnel]` of its
+    /// root.
     ///
     /// The caller reads what else `[gateway]` holds (the store).
     pub fn read(root: &Reader<'_>, gateway: &Reader<'_>) -> Self {
@@ -83,6 +88,7 @@ impl Settings {
             health: address("health", default.health),
             admin,
             listener: listener::Settings::read(&root.table("listener")),
+            trust: identity::Settings::read(&root.table("trust")),
             proxy: proxy::Settings::read(&root.table("proxy")),
             tunnel: RegistrySettings::read(&root.table("tunnel")),
             drain_deadline: gateway.duration(

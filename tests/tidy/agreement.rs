@@ -300,7 +300,7 @@ fn commands_of(command: &[&str]) -> Vec<String> {
 fn keys_of(sample: &str) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for line in sample.lines() {
-        let line = line.trim().trim_start_matches("# ").trim();
+        let line = line.trim().trim_start_matches('#').trim();
         if let Some(table) = line.strip_prefix('[') {
             let end = table.find(']').unwrap_or(table.len());
             keys.extend(
