@@ -21,7 +21,7 @@ enum State {
     /// Registered, and still being verified for the first time by the task that admits it.
     Pending,
     Verified(Arc<Verified>),
-    /// No longer verifies: to be closed.
+    /// It stopped verifying: to be closed.
     Closing(CertificateFault),
 }
 

@@ -240,7 +240,7 @@ impl Index {
             r#use = self.usage.as_str(),
             generation = generation.number,
             %fault,
-            "closing a connection whose chain no longer verifies"
+            "closing a connection whose chain stopped verifying"
         );
         let reason = ByReason::new(fault.reason);
         if entry.close(fault) {
