@@ -309,7 +309,7 @@ impl Core {
         let built = Built::build(&definition, &self.metrics)?;
         // Sessions and tickets of names that stay as they are outlive the change.
         let tls = (definition.tls != current.tls)
-            .then(|| tls_of(&definition, &self.clients, &self.connection_points))
+            .then(|| self.listener.tls().rebuild(&definition.tls))
             .transpose()?;
         // From here on nothing fails.
         if let Some(tls) = tls {

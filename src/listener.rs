@@ -130,6 +130,11 @@ impl Listener {
         }))
     }
 
+    /// The TLS in force.
+    pub fn tls(&self) -> Arc<ServerTls> {
+        self.0.tls.load_full()
+    }
+
     /// Puts other TLS in force, for handshakes that begin from here on.
     pub fn replace(&self, tls: ServerTls) {
         self.0.tls.store(Arc::new(tls));
