@@ -3,7 +3,7 @@
 use tracing::info;
 
 use crate::drain::Draining;
-use crate::identity::{ClientCertificate, Trust};
+use crate::identity::{ClientCertificate, Live, Trust};
 use crate::listener::{Arrived, Handler};
 use crate::metrics::{ByReason, Metrics};
 use crate::proxy::{Connection, Proxy};
@@ -39,10 +39,7 @@ impl Reception {
             unproven,
         } = arrived;
         let live = self.clients.admit(accepted.presented);
-        let unproven = match live.certificate() {
-            ClientCertificate::Verified(_) => None,
-            ClientCertificate::Missing | ClientCertificate::Refused(_) => Some(unproven),
-        };
+        let unproven = Some(unproven).filter(|_| !is_verified(&live));
         let connection = Connection {
             stream: accepted.stream,
             http2,
@@ -93,5 +90,12 @@ impl Reception {
         let refusals = &self.metrics.tunnel_refusals;
         refusals.get_or_create(&ByReason::new(reason)).inc();
         info!(%remote, %reason, detail, "tunnel refused");
+    }
+}
+
+fn is_verified(live: &Live) -> bool {
+    match live.certificate() {
+        ClientCertificate::Verified(_) => true,
+        ClientCertificate::Missing | ClientCertificate::Refused(_) => false,
     }
 }

@@ -345,7 +345,8 @@ impl<'a> Driver<'a> {
     async fn drive<C: WindUp>(mut self, connection: C) -> End {
         tokio::pin!(connection);
         let mut forced = self.draining.clone();
-        let timer = sleep(self.idle_limit().min(self.settings.head_timeout));
+        let first = self.idle_limit().min(self.settings.head_timeout);
+        let timer = sleep(first.min(self.max_age));
         tokio::pin!(timer);
         loop {
             // The arms that end the connection come first, so that its reason does not depend on chance.

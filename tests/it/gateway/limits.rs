@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::BodyExt;
-use opencmg::message::body::Pace;
+use opencmg::message::body::{BodyError, Pace};
+use opencmg::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
@@ -212,16 +216,19 @@ async fn a_hundred_continue_is_the_backends_and_a_refusal_comes_without_one() {
 #[tokio::test]
 async fn a_broken_answer_is_never_a_complete_one() {
     let mut plan = Plan::new();
-    plan.handler = answering(|incoming| async move {
-        let frames = futures_util::stream::iter([
-            Ok(http_body::Frame::data(bytes::Bytes::from_static(b"half"))),
-            Err(opencmg::message::body::BodyError::new(
-                opencmg::reason::Reason::BackendBroken,
-                "as told",
-            )),
-        ]);
-        let body = http_body_util::StreamBody::new(frames);
-        let _ = incoming.respond.send(Response::new(body)).await;
+    let seen = Arc::new(Notify::new());
+    let head_seen = seen.clone();
+    plan.handler = answering(move |incoming| {
+        let head_seen = head_seen.clone();
+        async move {
+            let half = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"half")))]);
+            let end = futures_util::stream::once(async move {
+                head_seen.notified().await;
+                Err(BodyError::new(Reason::BackendBroken, "as told"))
+            });
+            let body = http_body_util::StreamBody::new(half.chain(Box::pin(end)));
+            let _ = incoming.respond.send(Response::new(body)).await;
+        }
     });
     let rig = plan.start().await;
     let client = rig.client();
@@ -230,10 +237,11 @@ async fn a_broken_answer_is_never_a_complete_one() {
             true => client.connect_h2().await.unwrap(),
             false => client.connect().await.unwrap(),
         };
-        let answer = connection
-            .send(client.addressed(get(&mutual("SMS_MP/x"))))
-            .await;
-        assert!(answer.is_err(), "{answer:?}");
+        let answer = connection.start(client.addressed(get(&mutual("SMS_MP/x"))));
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200);
+        seen.notify_one();
+        assert!(answer.into_body().collect().await.is_err());
     }
     rig.counts("opencmg_requests_in_flight", "", 0.0).await;
     assert_eq!(rig.metric("opencmg_request_failures_total", ""), 2.0);

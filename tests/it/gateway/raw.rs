@@ -57,6 +57,7 @@ impl Raw {
             .field("content-length")
             .and_then(|length| length.parse().ok());
         length.is_some_and(|length: usize| self.body.len() >= length)
+            || self.body.ends_with("0\r\n\r\n")
     }
 
     fn says_close(&self) -> bool {
