@@ -31,6 +31,11 @@ A gateway runs in the cloud and a connection point inside the network; `opencmg 
 work on this machine.";
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration.";
 
+const GATEWAY_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at once. A changed service definition is \
+taken over by itself; SIGHUP reads it again and opens log files anew.";
+const CONNECTION_POINT_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at once. A changed configuration \
+or certificate is taken over by itself; SIGHUP reads them again and opens log files anew.";
+
 #[derive(Debug, Parser)]
 #[command(
     name = "opencmg",
@@ -50,8 +55,10 @@ enum Verb {
     /// Runs a gateway, a connection point and two backends on this machine, with a throw-away PKI
     Quickstart(quickstart::Options),
     /// Runs a gateway in the foreground
+    #[command(after_help = GATEWAY_SIGNALS)]
     Gateway(Config),
     /// Runs a connection point in the foreground, or prepares one
+    #[command(after_help = CONNECTION_POINT_SIGNALS)]
     ConnectionPoint(ConnectionPoint),
     /// Signs what `opencmg connection-point key` made
     ConnectionPointCertificate(certificate::Sign),

@@ -113,3 +113,6 @@ fn read_names(root: &Reader<'_>) -> Vec<String> {
     }
     names
 }
+
+#[cfg(test)]
+mod tests;

@@ -452,6 +452,9 @@ fn without_indices(path: &str) -> String {
 }
 
 #[cfg(test)]
+pub mod samples;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

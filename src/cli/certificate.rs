@@ -20,7 +20,7 @@ use crate::pki::issue::{
 pub(super) struct MakeKey {
     /// The connection point's DNS name, as service.toml lists it
     name: String,
-    /// The folder for NAME.key and NAME.csr
+    /// The folder for NAME.key, which nobody but its owner may read, and NAME.csr
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
 }
@@ -37,7 +37,7 @@ pub(super) struct Sign {
     /// The private key of the connection-point CA, PEM
     #[arg(long, value_name = "FILE")]
     ca_key: PathBuf,
-    /// How long the certificate is valid
+    /// How long the certificate is valid, 1 to 3650
     #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u64).range(1..=3650))]
     days: u64,
     /// The certificate's file [default: that of the request, ending in .pem]

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 
+use super::roles::SAME_SIGNAL;
 use super::{Failure, print};
 use crate::logging::{self, Component};
 use crate::pki::UnixTime;
@@ -78,7 +80,7 @@ pub(super) async fn run(options: Options) -> Result<(), Failure> {
         stop(&mut signals).await;
         Ok(())
     };
-    world.finish(stop(&mut signals)).await;
+    world.finish(second_stop(&mut signals)).await;
     result
 }
 
@@ -98,6 +100,14 @@ fn start_log(once: bool) -> anyhow::Result<()> {
 
 async fn stop(signals: &mut Signals) {
     while signals.next().await != Signal::Stop {}
+}
+
+/// Returns at a request to stop that is not the echo of the first.
+async fn second_stop(signals: &mut Signals) {
+    let first = Instant::now();
+    while first.elapsed() < SAME_SIGNAL {
+        stop(signals).await;
+    }
 }
 
 async fn send_once(folder: &Folder, world: &World) -> Result<(), Failure> {

@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::Failure;
 use crate::config;
 use crate::connection_point::{self, ConnectionPoint};
-use crate::gateway::{Addresses, Definition, Gateway};
+use crate::gateway::{Addresses, Definition, Gateway, Handle};
 use crate::logging::{self, AccessCounts, AccessLog, Component, Log};
 use crate::metrics::{ByReload, Metrics, Reload};
 use crate::pki::UnixTime;
@@ -21,8 +21,10 @@ use crate::service::{self, Files};
 use crate::settings::Problem;
 use crate::tasks::Tasks;
 
-// `timeout` and shells send one interrupt to the process and to its group, which arrives as two.
-const SAME_SIGNAL: Duration = Duration::from_secs(1);
+/// `timeout` and shells send one interrupt to the process and to its group, which arrives as two.
+pub(super) const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+const DEFINITION: &str = "service definition";
 
 /// Runs a gateway until it is drained.
 pub(super) async fn gateway(path: PathBuf) -> Result<(), Failure> {
@@ -45,18 +47,10 @@ pub(super) async fn gateway(path: PathBuf) -> Result<(), Failure> {
         tasks: Tasks::new(),
     };
     process.tasks.spawn(gateway.run());
-    let (applied, folder) = (handle.clone(), config.store);
-    let reload = move || {
-        let (files, definition) = service::load_with_files(&folder, UnixTime::now());
-        let result = match definition {
-            Ok(definition) => applied.apply(Arc::new(definition)),
-            Err(problems) => Err(texts(&problems)),
-        };
-        (files, result)
-    };
+    let reload = reload_definition(config.store, handle.clone());
     let look = move || tell_unread(&path);
     process
-        .attend("service definition", files, reload, look, || handle.drain())
+        .attend(DEFINITION, files, reload, look, || handle.drain())
         .await;
     Ok(())
 }
@@ -148,7 +142,7 @@ impl Process {
                 () = self.tasks.join() => break,
                 signal = self.signals.next() => signal,
                 () = files.changed(), if draining.is_none() => {
-                    files = self.reload(what, files, reload.clone()).await;
+                    files = reload_once(&self.metrics, what, files, reload.clone()).await;
                     continue;
                 }
             };
@@ -157,7 +151,7 @@ impl Process {
                     notify(Notice::Reloading);
                     self.reopen();
                     look();
-                    files = self.reload(what, files, reload.clone()).await;
+                    files = reload_once(&self.metrics, what, files, reload.clone()).await;
                     notify(Notice::Ready);
                 }
                 (Signal::Stop, None) => {
@@ -175,42 +169,73 @@ impl Process {
         info!("drained");
     }
 
-    /// Reads again and puts in force, or keeps the last good; either way it is logged and counted.
-    async fn reload<R>(&self, what: &str, before: Files, reload: R) -> Files
-    where
-        R: FnOnce() -> (Files, Result<(), Vec<String>>) + Send + 'static,
-    {
-        let (files, result) = match tokio::task::spawn_blocking(reload).await {
-            Ok(reloaded) => reloaded,
-            Err(error) => (before.again(), Err(vec![error.to_string()])),
-        };
-        let outcome = match result {
-            Ok(()) if files == before => {
-                info!("the {what} has not changed");
-                Reload::Unchanged
-            }
-            Ok(()) => {
-                info!("the {what} has changed and is in force");
-                Reload::Applied
-            }
-            Err(problems) => {
-                for problem in &problems {
-                    error!(problem, "the {what} is not taken over");
-                }
-                warn!("the last good {what} stays in force");
-                Reload::Refused
-            }
-        };
-        let counter = self.metrics.reloads.get_or_create(&ByReload { outcome });
-        counter.inc();
-        files
-    }
-
     fn reopen(&self) {
         self.access.reopen();
         if let Err(error) = self.log.reopen() {
             error!(%error, "the log file stays as it was");
         }
+    }
+}
+
+/// Reads again and puts in force, or keeps the last good; either way it is logged and counted.
+async fn reload_once<R>(metrics: &Metrics, what: &str, before: Files, reload: R) -> Files
+where
+    R: FnOnce() -> (Files, Result<(), Vec<String>>) + Send + 'static,
+{
+    let (files, result) = match tokio::task::spawn_blocking(reload).await {
+        Ok(reloaded) => reloaded,
+        Err(error) => (before.again(), Err(vec![error.to_string()])),
+    };
+    let outcome = match result {
+        Ok(()) if files == before => {
+            info!("the {what} has not changed");
+            Reload::Unchanged
+        }
+        Ok(()) => {
+            info!("the {what} has changed and is in force");
+            Reload::Applied
+        }
+        Err(problems) => {
+            for problem in &problems {
+                error!(problem, "the {what} is not taken over");
+            }
+            warn!("the last good {what} stays in force");
+            Reload::Refused
+        }
+    };
+    metrics.reloads.get_or_create(&ByReload { outcome }).inc();
+    files
+}
+
+/// Puts each change of the service definition in force. Never returns.
+///
+/// # Cancel safety
+/// Dropping the future ends the watch; a reload that has begun is finished.
+pub(super) async fn watch_definition(
+    folder: PathBuf,
+    handle: Handle,
+    metrics: Metrics,
+    mut files: Files,
+) {
+    let reload = reload_definition(folder, handle);
+    loop {
+        files.changed().await;
+        files = reload_once(&metrics, DEFINITION, files, reload.clone()).await;
+    }
+}
+
+/// Reads the service definition and puts it in force, whole or not at all.
+fn reload_definition(
+    folder: PathBuf,
+    handle: Handle,
+) -> impl Fn() -> (Files, Result<(), Vec<String>>) + Clone + Send + 'static {
+    move || {
+        let (files, definition) = service::load_with_files(&folder, UnixTime::now());
+        let result = match definition {
+            Ok(definition) => handle.apply(Arc::new(definition)),
+            Err(problems) => Err(texts(&problems)),
+        };
+        (files, result)
     }
 }
 

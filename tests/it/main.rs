@@ -10,6 +10,7 @@ mod backend_pool;
 mod backend_servers;
 mod backend_tls;
 mod client;
+mod commands;
 mod config;
 mod faults;
 mod gateway;

@@ -15,15 +15,16 @@ use super::{
     CONNECTION_POINT_NAME, GATEWAY_NAME, MANAGEMENT_POINT, Options, SOFTWARE_UPDATE_POINT,
 };
 use crate::cli::builtin::{self, BuiltIn};
-use crate::cli::roles::{bind, of_file, tell_where};
+use crate::cli::roles::{bind, of_file, tell_where, watch_definition};
 use crate::cli::{Failure, files};
 use crate::connection_point::{self, ConnectionPoint};
 use crate::gateway::{self, Addresses, Gateway};
 use crate::metrics::Metrics;
 use crate::pki::{self, KeyPair, UnixTime};
+use crate::service::{self, Files};
 use crate::tasks::Tasks;
 use crate::tunnel::Registry;
-use crate::{config, service, tls};
+use crate::{config, tls};
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -39,7 +40,11 @@ pub(super) struct World {
     connection_point_admin: Option<SocketAddr>,
     management_point: Backend,
     software_update_point: Backend,
+    connection_point_tasks: Tasks,
+    /// The gateway, and the connections of `--once`.
     tasks: Tasks,
+    /// The watch over the service definition.
+    background: Tasks,
 }
 
 enum Backend {
@@ -65,7 +70,8 @@ impl World {
             }
         };
         let tasks = Tasks::new();
-        let gateway = start_gateway(folder, options.port).await?;
+        let metrics = Metrics::new();
+        let (gateway, watched) = start_gateway(folder, options.port, &metrics).await?;
         let addresses = gateway.addresses().clone();
         let registry = gateway.registry().clone();
         let client = *addresses
@@ -74,6 +80,10 @@ impl World {
             .context("the gateway has no address")?;
         let gateway_handle = gateway.handle();
         tasks.spawn(gateway.run());
+        let background = Tasks::new();
+        let store = folder.absolute("service");
+        let watch = watch_definition(store, gateway_handle.clone(), metrics, watched);
+        background.spawn(watch);
         let path = folder.write_connection_point(
             client,
             ANY,
@@ -88,9 +98,11 @@ impl World {
             connection_point_admin: connection_point.addresses().admin,
             management_point,
             software_update_point,
-            tasks: tasks.clone(),
+            connection_point_tasks: Tasks::new(),
+            tasks,
+            background,
         };
-        tasks.spawn(connection_point.run());
+        world.connection_point_tasks.spawn(connection_point.run());
         wait_for_roles(&registry).await?;
         Ok(world)
     }
@@ -159,13 +171,20 @@ impl World {
 
     /// Drains both roles and stops the backends; `impatient` cuts the drain short.
     pub(super) async fn finish(self, impatient: impl Future<Output = ()>) {
-        self.gateway.drain();
-        self.connection_point.drain();
+        self.background.abort();
+        let drained = async {
+            // It finishes what is under way through its tunnels, and the gateway then has nothing to wait for.
+            self.connection_point.drain();
+            self.connection_point_tasks.join().await;
+            self.gateway.drain();
+            self.tasks.join().await;
+        };
         tokio::select! {
             biased;
-            () = self.tasks.join() => {}
+            () = drained => {}
             () = impatient => {
                 warn!("ended at the second signal, before the drain was over");
+                self.connection_point_tasks.abort();
                 self.tasks.abort();
                 return;
             }
@@ -196,7 +215,11 @@ impl Backend {
 }
 
 /// Starts the gateway and writes the ports that it got into its file.
-async fn start_gateway(folder: &Folder, port: u16) -> Result<Gateway, Failure> {
+async fn start_gateway(
+    folder: &Folder,
+    port: u16,
+    metrics: &Metrics,
+) -> Result<(Gateway, Files), Failure> {
     let wanted = Addresses {
         client: vec![SocketAddr::new(ANY.ip(), port)],
         tunnel: Vec::new(),
@@ -206,11 +229,11 @@ async fn start_gateway(folder: &Folder, port: u16) -> Result<Gateway, Failure> {
     folder.write_service()?;
     let path = folder.write_gateway(&wanted)?;
     let config = config::load_gateway(&path)?;
-    let definition = service::load(&config.store, UnixTime::now())?;
-    let gateway = bind(&path, config.settings, definition, &Metrics::new()).await?;
+    let (files, definition) = service::load_with_files(&config.store, UnixTime::now());
+    let gateway = bind(&path, config.settings, definition?, metrics).await?;
     tell_where(gateway.addresses());
     folder.write_gateway(gateway.addresses())?;
-    Ok(gateway)
+    Ok((gateway, files))
 }
 
 async fn start_connection_point(path: PathBuf) -> Result<ConnectionPoint, Failure> {
