@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod backend;
+mod backend_answers;
 mod backend_pool;
 mod backend_servers;
 mod backend_tls;
