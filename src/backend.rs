@@ -10,6 +10,7 @@ mod base;
 mod connection_auth;
 mod dial;
 mod exchange;
+mod head;
 mod health;
 mod lease;
 mod loan;
@@ -39,7 +40,7 @@ use self::pool::{Home, Pool};
 use crate::message::body::BodyError;
 use crate::metrics::{ByReason, ByRole, Metrics};
 use crate::reason::Reason;
-use crate::role::{Health, Kind, RoleId};
+use crate::role::{Health, RoleId};
 use crate::tasks::Tasks;
 
 pub use answer::AnswerBody;
@@ -222,10 +223,15 @@ where
     ) -> Result<Response<AnswerBody<B>>, Failure> {
         let permit = self.admit()?;
         let (mut head, body) = request.into_parts();
-        let loan = (!body.is_end_stream()).then(|| Loan::new(body, length(&head.headers)));
-        self.prepare(&mut head, loan.is_some());
-        self.check_size(&head)?;
-        let repeatable = can_repeat(&head.method) && loan.is_none();
+        let loan = (!body.is_end_stream()).then(|| Loan::new(body, head::length(&head.headers)));
+        head::prepare(
+            &mut head,
+            loan.is_some(),
+            &self.host,
+            self.settings.connection_auth,
+        );
+        head::check_size(&head, self.settings.head_limit)?;
+        let repeatable = loan.is_none() && head::can_repeat(&head.method);
         let mut fresh = false;
         loop {
             let (mut lease, home) = self.connection(&terms, fresh).await?;
@@ -260,50 +266,6 @@ where
             let detail = format!("{capacity} requests are under way to this backend");
             Failure::new(Reason::Overloaded, detail)
         })
-    }
-
-    /// What the head of a request to this backend must look like.
-    fn prepare(&self, head: &mut request::Parts, has_body: bool) {
-        head.version = Version::HTTP_11;
-        let headers = &mut head.headers;
-        headers.insert(HOST, self.host.clone());
-        if !self.settings.connection_auth {
-            connection_auth::strip_credentials(headers);
-        }
-        if headers.contains_key(TE) {
-            // RFC 9110 §10.1.4: TE belongs to the connection. IIS has no use for it.
-            if self.settings.kind == Kind::Web {
-                headers.insert(CONNECTION, HeaderValue::from_static("te"));
-            } else {
-                headers.remove(TE);
-            }
-        }
-        // http.sys answers 411 to a method that may have content and says nothing of its length.
-        let never = [Method::GET, Method::HEAD, Method::OPTIONS];
-        if !has_body && !headers.contains_key(CONTENT_LENGTH) && !never.contains(&head.method) {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        if !has_body {
-            headers.remove(EXPECT);
-        }
-    }
-
-    fn check_size(&self, head: &request::Parts) -> Result<(), Failure> {
-        let path = head
-            .uri
-            .path_and_query()
-            .map_or(1, |path| path.as_str().len());
-        let line = head.method.as_str().len() + path + " HTTP/1.1\r\n\r\n".len() + 1;
-        let fields = head.headers.iter();
-        let size = fields.fold(line, |size, (name, value)| {
-            size + name.as_str().len() + value.len() + ": \r\n".len()
-        });
-        let limit = self.settings.head_limit;
-        if size <= limit {
-            return Ok(());
-        }
-        let detail = format!("the request head has {size} bytes, at most {limit} are sent");
-        Err(Failure::new(Reason::BackendHeadTooLarge, detail))
     }
 
     /// A connection for one request, and where it goes afterwards.
@@ -390,15 +352,6 @@ where
         let progress = (!terms.long_poll).then_some(self.settings.progress_timeout);
         Response::from_parts(head, AnswerBody::new(incoming, progress, held))
     }
-}
-
-/// Whether a request without a body may be sent twice (RFC 9110 §9.2.2, and `PROPFIND` of RFC 4918).
-fn can_repeat(method: &Method) -> bool {
-    method.is_safe() || method.as_str() == "PROPFIND"
-}
-
-fn length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Tries to connect until that succeeds or nobody needs this backend any more.

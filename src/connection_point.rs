@@ -4,6 +4,7 @@
 mod dial;
 mod preflight;
 mod settings;
+mod status;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +18,6 @@ use crate::admin;
 use crate::drain::Drain;
 use crate::forward::Forward;
 use crate::metrics::Metrics;
-use crate::role::Health;
 use crate::tasks::Tasks;
 use crate::tunnel::{Random, Supervisor, SupervisorSettings, TunnelView};
 
@@ -241,11 +241,7 @@ impl Shared {
         let (of_status, of_ready) = (Arc::downgrade(self), Arc::downgrade(self));
         let views = admin::Views {
             metrics: self.metrics.clone(),
-            status: Arc::new(move || {
-                of_status
-                    .upgrade()
-                    .map_or_else(Default::default, |s| s.status())
-            }),
+            status: Arc::new(move || of_status.upgrade().map(|shared| status::of(&shared)).into()),
         };
         let health = admin::Health {
             draining: self.drain.watch(),
@@ -269,38 +265,6 @@ impl Shared {
             .values()
             .flat_map(|running| running.supervisor.view())
             .collect()
-    }
-
-    fn status(&self) -> serde_json::Value {
-        let tunnel = |view: &TunnelView| {
-            serde_json::json!({
-                "gateway": view.peer,
-                "remote": view.remote,
-                "instance": view.instance.as_ref().map(|instance| instance.index),
-                "age-s": view.age.as_secs(),
-                "in-flight": view.in_flight,
-                "draining": view.draining,
-            })
-        };
-        let tunnels: Vec<_> = self.views().iter().map(tunnel).collect();
-        let roles = self.forward.roles();
-        let roles: Vec<_> = roles
-            .borrow()
-            .iter()
-            .map(|role| {
-                serde_json::json!({
-                    "id": role.id.to_string(),
-                    "healthy": role.health == Health::Healthy,
-                    "capacity": role.capacity,
-                })
-            })
-            .collect();
-        serde_json::json!({
-            "role": "connection-point",
-            "draining": self.drain.watch().is_draining(),
-            "tunnels": tunnels,
-            "roles": roles,
-        })
     }
 }
 

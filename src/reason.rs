@@ -77,6 +77,7 @@ reasons! {
     TooManyConnections = "too-many-connections", Gateway, "The limit on connections is reached.";
     Overloaded = "overloaded", Gateway, "The limit on requests in flight is reached.";
     Draining = "draining", Gateway, "The instance is draining.";
+    Loop = "loop", Gateway, "The request has been sent on by this service before.";
     InternalError = "internal-error", Gateway, "A fault of our own.";
     NoTunnel = "no-tunnel", Tunnel, "No connection point that may serve the role has a live tunnel.";
     TunnelsFull = "tunnels-full", Tunnel, "Every tunnel that may serve the role has all its streams in use.";

@@ -9,7 +9,7 @@ mod rate;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use http::Method;
+use http::{HeaderValue, Method};
 
 pub use self::rate::AddressRate;
 use crate::message::headers::CertificateFields;
@@ -84,6 +84,7 @@ pub enum Route<'r> {
 #[derive(Debug, Default)]
 pub struct Routes {
     service_name: String,
+    mark: Option<HeaderValue>,
     // Endpoints with more segments come first, so that the first match is the closest.
     roles: HashMap<RoleId, Vec<Arc<Published>>>,
     roots: Vec<(String, Vec<Arc<Published>>)>,
@@ -103,6 +104,7 @@ impl Routes {
         let mut faults = Vec::new();
         let mut routes = Self {
             service_name: service_name.to_owned(),
+            mark: HeaderValue::from_str(service_name).ok(),
             ..Self::default()
         };
         for role in roles {
@@ -121,6 +123,11 @@ impl Routes {
     /// The name of the service.
     pub fn service_name(&self) -> &str {
         &self.service_name
+    }
+
+    /// The name as the value that marks requests which came through.
+    pub fn mark(&self) -> Option<&HeaderValue> {
+        self.mark.as_ref()
     }
 
     /// Finds where a request goes; `None` if nothing is published there.

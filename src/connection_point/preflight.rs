@@ -3,7 +3,9 @@
 //! Everything is tried as the connection point itself would, with its certificate, against every address and every
 //! backend. Nothing is served: a tunnel that is admitted is closed again at once.
 
+mod authorisation;
 mod backends;
+mod clock;
 mod gateways;
 
 use std::fmt;

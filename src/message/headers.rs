@@ -298,6 +298,26 @@ pub fn set_role(headers: &mut HeaderMap, role: RoleId) {
     }
 }
 
+/// Whether a request was sent on before by the service of this mark.
+pub fn came_through(headers: &HeaderMap, mark: &HeaderValue) -> bool {
+    let same = |part: &[u8]| part.trim_ascii().eq_ignore_ascii_case(mark.as_bytes());
+    headers
+        .get_all(&SERVICE)
+        .iter()
+        .any(|value| value.as_bytes().split(|byte| *byte == b',').any(same))
+}
+
+/// Marks a request as sent on by a service, besides those that sent it on before.
+///
+/// `before` is the field as it came, since [`strip_request`] takes it out.
+pub fn set_service(headers: &mut HeaderMap, before: Option<HeaderValue>, mark: &HeaderValue) {
+    let both = before.and_then(|before| {
+        let both = [before.as_bytes(), b", ", mark.as_bytes()].concat();
+        HeaderValue::from_bytes(&both).ok()
+    });
+    headers.insert(&SERVICE, both.unwrap_or_else(|| mark.clone()));
+}
+
 /// Appends us to `Via` (RFC 9110 §7.6.3), or takes the field out for roles that want none: IIS stops
 /// compressing where it sees one.
 pub fn set_via(headers: &mut HeaderMap, wanted: bool, received: http::Version) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -54,6 +55,8 @@ pub struct Connection<IO> {
 /// Who is at the other end, as the requests of the connection see it.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// What the connection is called towards connection points.
+    pub(super) id: Option<HeaderValue>,
     pub(super) remote: SocketAddr,
     pub(super) server_name: Option<String>,
     pub(super) certificate_required: bool,
@@ -101,7 +104,9 @@ impl Proxy {
             live,
         } = connection;
         let shared = Arc::clone(&self.0);
+        let id = format!("{:016x}", rand::random::<u64>());
         let peer = Arc::new(Peer {
+            id: HeaderValue::try_from(id).ok(),
             remote,
             server_name,
             certificate_required,

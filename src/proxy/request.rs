@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::EXPECT;
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -66,7 +66,9 @@ async fn forward(
             return metadata::answer(&head.method, routes.service_name(), shared.instance);
         }
     };
+    let mark = routes.mark().cloned();
     drop(routes);
+    check_loop(&head.headers, mark.as_ref())?;
     exchange.enter(Arc::clone(&published));
 
     // Who may: the credentials before the method, so that strangers learn no more than that they are strangers.
@@ -84,7 +86,8 @@ async fn forward(
     let pace = (!published.endpoint.long_poll).then_some(shared.settings.body_pace);
     let body = Guarded::new(body, published.endpoint.body_limit, pace);
     exchange.watch_upload(body.meter());
-    rewrite(&mut head, &published, way, peer, exchange, authority)?;
+    let mark = mark.as_ref();
+    rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
 
     // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
     let sent = send(shared, need, Request::from_parts(head, body)).await;
@@ -101,6 +104,14 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     }
     let later = jitter(Duration::from_secs(5));
     Err(Refusal::new(Reason::Overloaded).retry_after(later))
+}
+
+/// A connection point's backend may be this very service, by mistake.
+fn check_loop(headers: &HeaderMap, mark: Option<&HeaderValue>) -> Result<(), Refusal> {
+    match mark.is_some_and(|mark| headers::came_through(headers, mark)) {
+        true => Err(Refusal::new(Reason::Loop)),
+        false => Ok(()),
+    }
 }
 
 fn check_method(method: &Method) -> Result<(), Refusal> {
@@ -205,9 +216,17 @@ fn rewrite(
     peer: &Peer,
     exchange: &Exchange,
     authority: Authority,
+    mark: Option<&HeaderValue>,
 ) -> Result<(), Refusal> {
     let fields = &mut head.headers;
+    let before = fields.remove(&headers::SERVICE);
     headers::strip_request(fields);
+    if let Some(mark) = mark {
+        headers::set_service(fields, before, mark);
+    }
+    if let Some(id) = &peer.id {
+        fields.insert(&headers::CONNECTION_ID, id.clone());
+    }
     // Its place is taken by `:authority`.
     fields.remove(http::header::HOST);
     headers::set_request_id(fields, &exchange.id);

@@ -1,15 +1,19 @@
 //! What becomes of a backend's answers on their way to the client, through the whole chain.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use tokio::sync::Semaphore;
 
 use crate::backend::{Answer, Backend, answer};
-use crate::backend_servers::Server;
+use crate::backend_servers::{Raw, Server};
 use crate::client::{empty, full, get};
-use crate::world::{HOST, MANAGEMENT_POINT, Plan, World, mutual};
+use crate::world::{HOST, MANAGEMENT_POINT, Plan, World, mutual, within};
 
 /// A world with one role at a backend, and more keys of that role.
 async fn world(url: &str, more: &str) -> World {
@@ -259,11 +263,7 @@ async fn trailers_of_an_answer_come_through() {
         answer
     })
     .await;
-    let role = format!(
-        "[[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = \"{}\"\n",
-        backend.url()
-    );
-    let world = Plan::new().connection_point_with(&role).start().await;
+    let world = world(&backend.url(), "").await;
     let client = world.client("pc-1");
     let mut connection = client.connect_h2().await.unwrap();
     let mut request = client.addressed(get(&mutual("SMS_MP/x")));
@@ -297,39 +297,29 @@ async fn a_backend_that_is_not_there_or_breaks_is_a_502_that_says_so() {
 
 #[tokio::test]
 async fn an_answer_that_dies_midway_never_looks_complete() {
-    let backend = Backend::start(|_| async {
-        // An error among the frames makes the server cut the connection.
-        let frames = [
-            Ok(hyper::body::Frame::data(Bytes::from("half"))),
-            Err(std::io::Error::other("the disk is gone")),
-        ];
-        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
-        http::Response::new(BodyExt::boxed(body))
+    let cut = Arc::new(Semaphore::new(0));
+    let cuts = cut.clone();
+    let backend = Raw::start(move |_, mut wire| {
+        let cuts = cuts.clone();
+        async move {
+            wire.head().await.unwrap();
+            wire.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+                .await;
+            cuts.acquire().await.unwrap().forget();
+        }
     })
     .await;
     let world = world(&backend.url(), "").await;
     let client = world.client("pc-1");
-    let mut h1 = client.connect().await.unwrap();
-    let answer = h1
-        .start(client.addressed(get(&mutual("SMS_MP/x"))))
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 200);
-    answer
-        .into_body()
-        .collect()
-        .await
-        .expect_err("an abort over HTTP/1.1");
-    let mut h2 = client.connect_h2().await.unwrap();
-    let answer = h2
-        .start(client.addressed(get(&mutual("SMS_MP/x"))))
-        .await
-        .unwrap();
-    answer
-        .into_body()
-        .collect()
-        .await
-        .expect_err("a reset over HTTP/2");
+    for mut connection in [client.connect().await, client.connect_h2().await].map(Result::unwrap) {
+        let request = client.addressed(get(&mutual("SMS_MP/x")));
+        let answer = connection.start(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        cut.add_permits(1);
+        let body = answer.into_body().collect();
+        let body = within(Duration::from_secs(10), "it ends", body).await;
+        body.expect_err("an abort, which no client takes for the end");
+    }
     world.finish().await;
 }
 
@@ -388,5 +378,34 @@ async fn a_role_with_connection_auth_keeps_a_backend_connection_for_each_client_
     assert_eq!(other.status, 401);
     assert_eq!(other.headers["www-authenticate"], "NTLM");
     assert_eq!(backend.open(), 2);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_that_this_service_has_sent_on_before_is_refused() {
+    let backend = mirror().await;
+    let world = world(&backend.url(), "").await;
+    let client = world.client("pc-1");
+    let seen = client.get(&mutual("SMS_MP/x")).await;
+    let seen = String::from_utf8(seen.body.to_vec()).unwrap();
+    let mark = seen
+        .lines()
+        .find_map(|line| line.strip_prefix("opencmg-service: "));
+    assert_eq!(mark, Some(HOST), "a backend that is a gateway can know it");
+    let request = Request::builder()
+        .uri(mutual("SMS_MP/x"))
+        .header("opencmg-service", format!("other.example, {HOST}"));
+    let looped = client.send(request.body(empty()).unwrap()).await.unwrap();
+    assert_eq!(
+        (looped.status.as_u16(), looped.phrase.as_str()),
+        (502, "CMGService_LoopDetected")
+    );
+    let request = Request::builder()
+        .uri(mutual("SMS_MP/x"))
+        .header("opencmg-service", "other.example");
+    let passed = client.send(request.body(empty()).unwrap()).await.unwrap();
+    let passed = String::from_utf8(passed.body.to_vec()).unwrap();
+    let both = format!("opencmg-service: other.example, {HOST}");
+    assert!(passed.contains(&both), "{passed}");
     world.finish().await;
 }

@@ -1,9 +1,6 @@
 //! The pool of connections to a backend, and what happens when one breaks: against nginx and scripted sockets.
 
-use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,102 +8,15 @@ use http_body_util::BodyExt;
 use opencmg::backend::{BackendSettings, NoChallengeLeft, Terms};
 use opencmg::reason::Reason;
 use opencmg::role::Health;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tokio::task::JoinHandle;
 
-use crate::backend_servers::{Server, Subject, request, settings};
+use crate::backend_servers::{Raw, Server, Subject, request, settings};
 use crate::client::spawn;
 use crate::world::{eventually, free_address, within};
 
 const SECOND: Duration = Duration::from_secs(1);
-
-/// A server whose connections a closure plays; it ends when dropped.
-struct Raw {
-    address: SocketAddr,
-    accepted: Arc<AtomicUsize>,
-    accept: JoinHandle<()>,
-}
-
-impl Raw {
-    async fn start<F, Fut>(play: F) -> Self
-    where
-        F: Fn(usize, Wire) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        Self::start_at("127.0.0.1:0".parse().unwrap(), play).await
-    }
-
-    async fn start_at<F, Fut>(address: SocketAddr, play: F) -> Self
-    where
-        F: Fn(usize, Wire) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let accepted = Arc::new(AtomicUsize::new(0));
-        let count = accepted.clone();
-        let accept = spawn(async move {
-            loop {
-                let (tcp, _) = listener.accept().await.unwrap();
-                let number = count.fetch_add(1, Ordering::SeqCst);
-                spawn(play(number, Wire(tcp)));
-            }
-        });
-        Self {
-            address,
-            accepted,
-            accept,
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn accepted(&self) -> usize {
-        self.accepted.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        self.accept.abort();
-    }
-}
-
-/// One connection of a scripted server.
-struct Wire(TcpStream);
-
-impl Wire {
-    /// Reads one request head; `None` when the peer has closed.
-    async fn head(&mut self) -> Option<String> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(self.0.read_u8().await.ok()?);
-        }
-        Some(String::from_utf8(head).unwrap())
-    }
-
-    async fn body(&mut self, length: usize) -> Vec<u8> {
-        let mut body = vec![0; length];
-        self.0.read_exact(&mut body).await.unwrap();
-        body
-    }
-
-    async fn say(&mut self, text: &str) {
-        self.0.write_all(text.as_bytes()).await.unwrap();
-    }
-
-    async fn answer(&mut self, body: &str) {
-        let length = body.len();
-        self.say(&format!(
-            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
-        ))
-        .await;
-    }
-}
 
 #[tokio::test]
 async fn sockets_are_the_requests_in_flight_and_a_bounded_idle_pool_that_ages() {

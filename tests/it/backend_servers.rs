@@ -1,10 +1,13 @@
 //! Real servers from Debian, each on a free port with a configuration of its own, ended when dropped.
 
 use std::fs;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,8 +18,11 @@ use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certific
 use opencmg::role::{Kind, RoleId};
 use opencmg::tasks::Tasks;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
+use crate::client::spawn;
 use crate::world::{eventually, free_address, now};
 
 /// A server process and its folder.
@@ -269,4 +275,95 @@ pub fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Full
         request = request.header("content-length", body.len());
     }
     request.body(Full::new(body)).unwrap()
+}
+
+/// A server whose connections a closure plays; it ends when dropped.
+pub struct Raw {
+    pub address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+    accept: JoinHandle<()>,
+}
+
+impl Raw {
+    pub async fn start<F, Fut>(play: F) -> Self
+    where
+        F: Fn(usize, Wire) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), play).await
+    }
+
+    pub async fn start_at<F, Fut>(address: SocketAddr, play: F) -> Self
+    where
+        F: Fn(usize, Wire) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = accepted.clone();
+        let accept = spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                spawn(play(number, Wire(tcp)));
+            }
+        });
+        Self {
+            address,
+            accepted,
+            accept,
+        }
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The connections taken so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.accept.abort();
+    }
+}
+
+/// One connection of a scripted server.
+pub struct Wire(pub TcpStream);
+
+impl Wire {
+    /// Reads one request head; `None` when the peer has closed.
+    pub async fn head(&mut self) -> Option<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.0.read_u8().await.ok()?);
+        }
+        Some(String::from_utf8(head).unwrap())
+    }
+
+    /// Reads a body of a known length.
+    pub async fn body(&mut self, length: usize) -> Vec<u8> {
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).await.unwrap();
+        body
+    }
+
+    /// Sends text as it is.
+    pub async fn say(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// Sends a 200 with a body.
+    pub async fn answer(&mut self, body: &str) {
+        let length = body.len();
+        self.say(&format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
+        .await;
+    }
 }

@@ -13,6 +13,7 @@ mod backend_tls;
 mod client;
 mod commands;
 mod config;
+mod connection_point;
 mod faults;
 mod gateway;
 mod load;

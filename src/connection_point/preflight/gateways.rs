@@ -1,29 +1,15 @@
 //! The verdicts about one address of one gateway.
 
 use std::io;
-use std::time::SystemTime;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use rustls::AlertDescription;
-use rustls_pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Step, Verdict, timed, too_long, ways};
-use crate::connection_point::dial::{Dialer, load_ca};
+use super::{Step, Verdict, authorisation, clock, timed, too_long, ways};
+use crate::connection_point::dial::Dialer;
 use crate::connection_point::settings::{GatewaySettings, Settings};
 use crate::pki::Certificate;
-use crate::tls::{GatewayCertificateError, Way, https_client};
-use crate::tunnel::{HELLO_PATH, Hello, REFUSAL_PATH, Refused};
-
-/// The largest hello or refusal that is read.
-const NOTE_LIMIT: usize = 64 << 10;
-
-/// Certificates and signatures of time bear this much.
-const CLOCK_SKEW_S: i64 = 60;
+use crate::tls::{GatewayCertificateError, Way};
 
 pub(super) async fn check(
     settings: &Settings,
@@ -38,8 +24,8 @@ pub(super) async fn check(
     let Some(stream) = secure(gateway, dialer, address, tcp, &mut verdicts).await else {
         return verdicts;
     };
-    verdicts.extend(clock(gateway, dialer, address).await);
-    verdicts.push(authorisation(address, stream).await);
+    verdicts.extend(clock::check(gateway, dialer, address).await);
+    verdicts.push(authorisation::check(address, stream).await);
     verdicts
 }
 
@@ -184,159 +170,4 @@ fn not_the_gateway(error: &GatewayCertificateError) -> Verdict {
         "check name of [[gateway]] against the names in the gateway's certificate".to_owned()
     };
     Verdict::bad(Step::Tls, error.to_string(), advice)
-}
-
-/// The gateway's clock, from the `Date` field (RFC 9110 §6.6.1) of any answer to a client without a certificate; no
-/// verdict where it does not answer one.
-async fn clock(gateway: &GatewaySettings, dialer: &Dialer, address: &str) -> Option<Verdict> {
-    let date = timed(date_of(gateway, dialer, address)).await??;
-    let now = time::OffsetDateTime::from(SystemTime::now());
-    let ahead = (now - date.assume_utc()).whole_seconds();
-    Some(if ahead.abs() <= CLOCK_SKEW_S {
-        Verdict::good(
-            Step::Clock,
-            format!("differs by {ahead} s from the gateway's"),
-        )
-    } else {
-        Verdict::bad(
-            Step::Clock,
-            format!("differs by {ahead} s from the gateway's"),
-            "set this machine's clock by NTP",
-        )
-    })
-}
-
-async fn date_of(
-    gateway: &GatewaySettings,
-    dialer: &Dialer,
-    address: &str,
-) -> Option<time::PrimitiveDateTime> {
-    let ca = load_ca(gateway, &mut Vec::new());
-    let config = https_client(&ca, None).ok()?;
-    let name = ServerName::try_from(gateway.name.clone()).ok()?;
-    let tcp = dialer.connect(address).await.ok()?;
-    let mut stream = TlsConnector::from(config).connect(name, tcp).await.ok()?;
-    let request = format!(
-        "GET /CCM_Proxy_MutualAuth/ServiceMetadata HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-        gateway.name
-    );
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut head = Vec::new();
-    // A gateway that closes without a word of TLS has still sent its answer.
-    let _ = stream.take(NOTE_LIMIT as u64).read_to_end(&mut head).await;
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let date = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("date").then(|| value.trim())
-    })?;
-    let format = time::macros::format_description!(
-        "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-    );
-    time::PrimitiveDateTime::parse(date, format).ok()
-}
-
-/// What the gateway says first in a tunnel.
-async fn authorisation(address: &str, stream: TlsStream<TcpStream>) -> Verdict {
-    let step = Step::Authorisation;
-    match timed(first_words(stream)).await {
-        Some(Ok(Words::Hello(hello))) => Verdict::good(
-            step,
-            format!(
-                "{address}: instance {} of {} takes this connection point",
-                hello.instance.index, hello.service
-            ),
-        ),
-        Some(Ok(Words::Refused(refused))) => {
-            let advice = if refused.permanent {
-                "add this connection point's name to service.toml ([[connection-point]])"
-            } else {
-                "wait and try again"
-            };
-            let what = format!("{address}: the gateway refuses: {}", refused.reason);
-            Verdict::bad(step, what, advice)
-        }
-        Some(Err(error)) => {
-            let advice = "make the certificate anew with `opencmg connection-point-certificate` and the service's connection-point CA";
-            Verdict::bad(step, format!("{address}: {}", word(&error)), advice)
-        }
-        None => Verdict::bad(
-            step,
-            too_long(address),
-            "the peer speaks TLS and no tunnel: check that addresses name a gateway",
-        ),
-    }
-}
-
-/// A TLS alert says what the gateway does not like.
-fn word(error: &h2::Error) -> String {
-    let tls = error
-        .get_io()
-        .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
-    if let Some(rustls::Error::AlertReceived(alert)) = tls {
-        let why = if *alert == AlertDescription::UnknownCA {
-            "its certificate does not chain to the service's connection-point CA"
-        } else if *alert == AlertDescription::CertificateExpired {
-            "its certificate has expired"
-        } else {
-            "its certificate is not accepted"
-        };
-        return format!("the gateway refuses this connection point: {why} (TLS alert {alert:?})");
-    }
-    if error.reason() == Some(h2::Reason::NO_ERROR) {
-        return "the gateway closed the tunnel without a word".to_owned();
-    }
-    format!("the tunnel ended before the gateway said hello: {error}")
-}
-
-enum Words {
-    Hello(Hello),
-    Refused(Refused),
-}
-
-async fn first_words(stream: TlsStream<TcpStream>) -> Result<Words, h2::Error> {
-    let mut tunnel: h2::server::Connection<_, Bytes> = h2::server::handshake(stream).await?;
-    let gone = || h2::Error::from(h2::Reason::NO_ERROR);
-    loop {
-        let (request, mut respond) = tunnel.accept().await.ok_or_else(gone)??;
-        let path = request.uri().path().to_owned();
-        let note = {
-            let read = read_note(request.into_body());
-            tokio::pin!(read);
-            // The body comes only while the connection is driven; nothing else is expected on it.
-            tokio::select! {
-                biased;
-                note = &mut read => note?,
-                other = tunnel.accept() => match other {
-                    Some(Ok(_)) | None => return Err(gone()),
-                    Some(Err(error)) => return Err(error),
-                },
-            }
-        };
-        let mut answer = Response::new(());
-        if path == HELLO_PATH
-            && let Ok(hello) = serde_json::from_slice(&note)
-        {
-            return Ok(Words::Hello(hello));
-        }
-        if path == REFUSAL_PATH
-            && let Ok(refused) = serde_json::from_slice(&note)
-        {
-            return Ok(Words::Refused(refused));
-        }
-        *answer.status_mut() = StatusCode::NOT_FOUND;
-        respond.send_response(answer, true)?;
-    }
-}
-
-async fn read_note(mut body: h2::RecvStream) -> Result<Vec<u8>, h2::Error> {
-    let mut note = Vec::new();
-    while let Some(data) = body.data().await {
-        let data = data?;
-        body.flow_control().release_capacity(data.len())?;
-        note.extend_from_slice(&data);
-        if note.len() > NOTE_LIMIT {
-            break;
-        }
-    }
-    Ok(note)
 }

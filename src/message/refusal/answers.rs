@@ -53,6 +53,7 @@ pub(super) fn answer(reason: Reason) -> Answer {
         R::TooManyConnections => (503, "TooManyConnections", "connection_limit_reached", true),
         R::Overloaded => (503, "Overloaded", "connection_limit_reached", false),
         R::Draining => (503, "Draining", "proxy_internal_response", true),
+        R::Loop => (502, "LoopDetected", "proxy_loop_detected", false),
         R::InternalError => (500, "InternalError", "proxy_internal_error", true),
         R::NoTunnel => (503, "NoTunnel", "destination_unavailable", true),
         R::TunnelsFull => (503, "TunnelsFull", "connection_limit_reached", false),

@@ -1,0 +1,63 @@
+//! What the head of a request to a backend must look like.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE};
+use http::{HeaderMap, HeaderValue, Method, Version, request};
+
+use super::{Failure, connection_auth};
+use crate::reason::Reason;
+
+/// Sets what belongs to this hop; takes out credentials that would authenticate a shared connection.
+pub(super) fn prepare(
+    head: &mut request::Parts,
+    has_body: bool,
+    host: &HeaderValue,
+    connection_auth: bool,
+) {
+    head.version = Version::HTTP_11;
+    let headers = &mut head.headers;
+    headers.insert(HOST, host.clone());
+    if !connection_auth {
+        connection_auth::strip_credentials(headers);
+    }
+    if headers.contains_key(TE) {
+        // RFC 9110 §10.1.4: TE belongs to the connection.
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    // http.sys answers 411 to a method that may have content and says nothing of its length.
+    let never = [Method::GET, Method::HEAD, Method::OPTIONS];
+    if !has_body && !headers.contains_key(CONTENT_LENGTH) && !never.contains(&head.method) {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    if !has_body {
+        headers.remove(EXPECT);
+    }
+}
+
+/// Compares the size of the head as HTTP/1.1 has it with a limit in bytes.
+///
+/// # Errors
+/// [`Reason::BackendHeadTooLarge`] with both figures.
+pub(super) fn check_size(head: &request::Parts, limit: usize) -> Result<(), Failure> {
+    let path = head.uri.path_and_query();
+    let path = path.map_or(1, |path| path.as_str().len());
+    let line = head.method.as_str().len() + path + "  HTTP/1.1\r\n\r\n".len();
+    let fields = head.headers.iter();
+    let size = fields.fold(line, |size, (name, value)| {
+        size + name.as_str().len() + value.len() + ": \r\n".len()
+    });
+    if size <= limit {
+        return Ok(());
+    }
+    let detail = format!("the request head has {size} bytes, at most {limit} are sent");
+    Err(Failure::new(Reason::BackendHeadTooLarge, detail))
+}
+
+/// Whether a request without a body may be sent twice (RFC 9110 §9.2.2, and `PROPFIND` of RFC 4918).
+pub(super) fn can_repeat(method: &Method) -> bool {
+    method.is_safe() || method.as_str() == "PROPFIND"
+}
+
+/// What `Content-Length` says, if it does.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

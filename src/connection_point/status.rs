@@ -1,0 +1,39 @@
+//! What the administration port shows of a connection point.
+
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::role::{Health, PublishedRole};
+use crate::tunnel::TunnelView;
+
+/// Tunnels and roles as they are now.
+pub(super) fn of(shared: &Shared) -> Value {
+    let tunnels: Vec<_> = shared.views().iter().map(tunnel).collect();
+    let roles = shared.forward.roles();
+    let roles: Vec<_> = roles.borrow().iter().map(role).collect();
+    json!({
+        "role": "connection-point",
+        "draining": shared.drain.watch().is_draining(),
+        "tunnels": tunnels,
+        "roles": roles,
+    })
+}
+
+fn tunnel(view: &TunnelView) -> Value {
+    json!({
+        "gateway": view.peer,
+        "remote": view.remote,
+        "instance": view.instance.as_ref().map(|instance| instance.index),
+        "age_s": view.age.as_secs(),
+        "in_flight": view.in_flight,
+        "draining": view.draining,
+    })
+}
+
+fn role(role: &PublishedRole) -> Value {
+    json!({
+        "id": role.id.to_string(),
+        "healthy": role.health == Health::Healthy,
+        "capacity": role.capacity,
+    })
+}
