@@ -23,8 +23,8 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
+use http::header::EXPECT;
+use http::{HeaderValue, Request, Response, request};
 use http_body::Body;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;

@@ -122,9 +122,8 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 }
 
 fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
-    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        name.as_str().len() + value.len() + 4
-    };
+    let field =
+        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();
     if size > shared.settings.head_size || head.headers.len() > shared.settings.head_fields {
         let detail = format!("{} fields, {size} bytes", head.headers.len());
