@@ -183,7 +183,7 @@ fn the_readme_lists_every_command_that_the_program_has() {
 }
 
 #[test]
-fn the_samples_show_every_key_that_is_read_and_no_other() {
+fn a_sample_shows_every_key_that_is_read() {
     let samples = tree::under("config", &["toml"]);
     assert_eq!(
         samples.len(),

@@ -1,20 +1,24 @@
 //! `--once`: one request of each kind through the whole chain, each judged by its status and its bytes.
 
+mod payload;
+mod step;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::StatusCode;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
+use payload::{BOUNDARY, envelope, message};
+use step::{Answerer, Step, Who};
+
 use super::client::{Answer, Client};
-use super::{GATEWAY_NAME, MANAGEMENT_POINT, ROOT_NAME, SOFTWARE_UPDATE_POINT};
+use super::{MANAGEMENT_POINT, ROOT_NAME, SOFTWARE_UPDATE_POINT};
 use crate::cli::builtin::{self, bits, content};
 
 const POLICY: &str = "{10D2C5C4-6E5A-4B57-8E0B-1B7D6E4C1A01}.SHA256:5F70BF18A086007016E948B04AED3B82103A36BE\
 A41755B6CDDFAF10ACE3C6EF";
-const BOUNDARY: &str = "aAbBcCdDv1234567890VxXyYzZ";
 const MESSAGE_LIMIT: usize = 32 << 20;
 const CONTENT: &str = "Content/5F/kb5031455-8388608.cab";
 const CONTENT_SIZE: u64 = 8_388_608;
@@ -68,92 +72,6 @@ struct Once {
     clients: Clients,
     known: Known,
     rows: Vec<Row>,
-}
-
-#[derive(Clone, Copy)]
-enum Who {
-    Trusted,
-    Anonymous,
-    Stranger,
-}
-
-#[derive(Clone, Copy)]
-enum Answerer {
-    Gateway,
-    ManagementPoint,
-    SoftwareUpdatePoint,
-}
-
-/// What is sent, and what must come back.
-struct Step {
-    title: &'static str,
-    who: Who,
-    answerer: Answerer,
-    host: &'static str,
-    request: Request<Bytes>,
-    status: StatusCode,
-    body: Option<Bytes>,
-}
-
-impl Step {
-    fn new(title: &'static str, answerer: Answerer, path: String) -> Self {
-        let mut request = Request::new(Bytes::new());
-        // A path of this file always parses; one that did not would be refused and seen in the table.
-        *request.uri_mut() = path.parse().unwrap_or_default();
-        Self {
-            title,
-            who: Who::Trusted,
-            answerer,
-            host: GATEWAY_NAME,
-            request,
-            status: StatusCode::OK,
-            body: None,
-        }
-    }
-
-    fn method(mut self, method: &str) -> Self {
-        *self.request.method_mut() = method.parse().unwrap_or(Method::GET);
-        self
-    }
-
-    fn header(mut self, name: &'static str, value: &str) -> Self {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            let name = HeaderName::from_static(name);
-            self.request.headers_mut().insert(name, value);
-        }
-        self
-    }
-
-    fn send(mut self, body: impl Into<Bytes>) -> Self {
-        *self.request.body_mut() = body.into();
-        self
-    }
-
-    fn by(mut self, who: Who) -> Self {
-        self.who = who;
-        self
-    }
-
-    fn expect_status(mut self, status: StatusCode) -> Self {
-        self.status = status;
-        self
-    }
-
-    fn expect_body(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = Some(body.into());
-        self
-    }
-
-    fn fault_of(&self, answer: &Answer, known: bool) -> Option<String> {
-        if answer.status != self.status {
-            return Some(format!("{} was expected", self.status.as_u16()));
-        }
-        let body = self.body.as_ref().filter(|_| known)?;
-        (answer.body != body).then(|| {
-            let (got, expected) = (answer.body.len(), body.len());
-            format!("the body differs ({got} bytes, {expected} were expected)")
-        })
-    }
 }
 
 impl Once {
@@ -421,33 +339,4 @@ fn phrase_of(answer: &Answer) -> &str {
     } else {
         &answer.phrase
     }
-}
-
-/// A message of the ConfigMgr client: a header in UTF-16, and a payload.
-fn message(payload: Bytes) -> Bytes {
-    let header: Vec<u8> = "<Msg ReplyCompression=\"none\" SchemaVersion=\"1.1\"/>"
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let mut body = Vec::with_capacity(payload.len() + 512);
-    let part = |media_type: &str| format!("--{BOUNDARY}\r\nContent-Type: {media_type}\r\n\r\n");
-    body.extend_from_slice(part("text/plain; charset=UTF-16").as_bytes());
-    body.extend_from_slice(&header);
-    body.extend_from_slice(b"\r\n");
-    body.extend_from_slice(part("application/octet-stream").as_bytes());
-    body.extend_from_slice(&payload);
-    body.extend_from_slice(format!("\r\n--{BOUNDARY}--").as_bytes());
-    body.into()
-}
-
-fn envelope() -> String {
-    let updates: String = (0..200)
-        .map(|id| format!("<int>{}</int>", 1000 + id))
-        .collect();
-    format!(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?><soap:Envelope \
-         xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body><SyncUpdates><parameters>\
-         <InstalledNonLeafUpdateIDs>{updates}</InstalledNonLeafUpdateIDs></parameters></SyncUpdates>\
-         </soap:Body></soap:Envelope>"
-    )
 }
