@@ -139,6 +139,10 @@ pub struct Reader<'s> {
     asked: RefCell<BTreeSet<&'static str>>,
 }
 
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a foreign enum of kinds of values; any other than the wanted one is a fault"
+)]
 impl<'s> Reader<'s> {
     /// The path of this table, for example `role[1]`; empty for the whole file.
     pub fn path(&self) -> &str {
@@ -232,7 +236,7 @@ impl<'s> Reader<'s> {
             None => default,
             Some(Value::Integer(value)) => match u64::try_from(*value) {
                 Ok(value) if range.contains(&value) => value,
-                _ => self
+                Ok(_) | Err(_) => self
                     .wrong(key, &format!("is {value}"), &allowed())
                     .unwrap_or(default),
             },
@@ -325,7 +329,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The reader of a table; of an empty one if it is not there.
-    pub fn table(&self, key: &'static str) -> Reader<'s> {
+    pub fn table(&self, key: &'static str) -> Self {
         let table = match self.ask(key) {
             Some(Value::Table(table)) => table,
             Some(other) => {
@@ -338,7 +342,7 @@ impl<'s> Reader<'s> {
     }
 
     /// The readers of a list of tables; none if it is not there.
-    pub fn tables(&self, key: &'static str) -> Vec<Reader<'s>> {
+    pub fn tables(&self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.ask(key) else {
             return Vec::new();
         };
@@ -356,8 +360,8 @@ impl<'s> Reader<'s> {
         members.iter().enumerate().map(member).collect()
     }
 
-    fn child(&self, path: String, table: &'s Table) -> Reader<'s> {
-        Reader {
+    fn child(&self, path: String, table: &'s Table) -> Self {
+        Self {
             source: self.source,
             table,
             path,
@@ -375,7 +379,7 @@ impl<'s> Reader<'s> {
         match self.ask(key)? {
             Value::String(text) => match parse(text) {
                 Some(value) if range.contains(&value) => Some(value),
-                _ => self.wrong(key, &format!("is \"{text}\""), &allowed()),
+                Some(_) | None => self.wrong(key, &format!("is \"{text}\""), &allowed()),
             },
             other => self.wrong(key, &kind_of(other), &allowed()),
         }

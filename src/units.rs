@@ -52,7 +52,7 @@ pub fn print_duration(duration: Duration) -> String {
     let (name, factor) = DURATION_UNITS
         .into_iter()
         .filter(|(name, _)| *name != "m")
-        .find(|(_, factor)| ms != 0 && ms % factor == 0)
+        .find(|(_, factor)| ms != 0 && ms.is_multiple_of(*factor))
         .unwrap_or(("s", 1_000));
     format!("{}{name}", ms / factor)
 }
@@ -61,7 +61,7 @@ pub fn print_duration(duration: Duration) -> String {
 pub fn print_size(bytes: u64) -> String {
     let (name, factor) = SIZE_UNITS
         .into_iter()
-        .find(|(_, factor)| bytes != 0 && bytes % factor == 0)
+        .find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor))
         .unwrap_or(("B", 1));
     format!("{} {name}", bytes / factor)
 }

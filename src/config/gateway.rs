@@ -29,7 +29,7 @@ pub struct Gateway {
 /// Everything that is wrong with it, in the order of its keys.
 pub fn load_gateway(path: &Path) -> Result<Gateway, Vec<Problem>> {
     let source = Source::load(path).map_err(|problem| vec![problem])?;
-    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let gateway = read(&source.root(), folder);
     let problems = source.finish();
     problems.is_empty().then_some(gateway).ok_or(problems)

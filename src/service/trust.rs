@@ -1,6 +1,6 @@
 //! `[trust]` and `[connection-points]`: the CAs that clients and connection points are verified against.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::files::Files;
 use crate::pki::{self, Anchors, CertificateDer, Limits};
@@ -83,7 +83,7 @@ fn certificates(
     (certificates, whole)
 }
 
-fn read_file(path: &PathBuf, files: &mut Files) -> Result<Vec<CertificateDer<'static>>, String> {
+fn read_file(path: &Path, files: &mut Files) -> Result<Vec<CertificateDer<'static>>, String> {
     let named = |what: String| format!("{}: {what}", path.display());
     let bytes = files.read(path).map_err(named)?;
     pki::read_certificates(&bytes).map_err(|error| named(error.to_string()))
