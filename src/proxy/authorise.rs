@@ -35,12 +35,10 @@ fn judge(credentials: &Credentials<'_>, scheme: Scheme, way: Way) -> Result<(), 
         verified.clone()?;
     }
     match (way, scheme) {
-        (Way::Mutual, _) | (Way::Server | Way::Root, Scheme::Certificate) => verified,
-        // Clients of a root publication know no token, but their certificate says more than one.
-        (Way::Root, Scheme::Token) => verified.map_err(|refusal| match refusal.reason {
-            Reason::CertificateMissing => Refusal::new(Reason::InvalidToken),
-            _ => refusal,
-        }),
+        // Clients of a root publication know no token: there a certificate stands for one.
+        (Way::Mutual, _)
+        | (Way::Root, Scheme::Token)
+        | (Way::Server | Way::Root, Scheme::Certificate) => verified,
         (Way::Server, Scheme::Token) => Err(Refusal::new(Reason::InvalidToken)),
         (Way::Server | Way::Root, Scheme::Backend | Scheme::Public) => Ok(()),
     }
@@ -114,7 +112,7 @@ mod tests {
             (Way::Server, Scheme::Backend, [Ok(()), Ok(()), Ok(())]),
             (Way::Server, Scheme::Public, [Ok(()), Ok(()), Ok(())]),
             (Way::Root, Scheme::Certificate, needs_certificate),
-            (Way::Root, Scheme::Token, [Ok(()), expired, token]),
+            (Way::Root, Scheme::Token, needs_certificate),
             (Way::Root, Scheme::Backend, [Ok(()), Ok(()), Ok(())]),
         ] {
             let found = certificates().map(|certificate| verdict(&certificate, scheme, way));

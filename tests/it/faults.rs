@@ -10,6 +10,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use opencmg::cli::builtin::{BuiltIn, Options, content};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
@@ -109,11 +110,14 @@ fn assert_every_one_is_ok(answers: &[io::Result<Answer>]) {
     }
 }
 
-/// Two connection points with one gated backend, and requests that wait at it.
+/// Two connection points with one gated backend, and 1,000 GETs and 50 POSTs that wait at it.
 async fn world_under_load(plan: Plan) -> (World, Gated, Vec<Started>, Vec<Started>) {
     let gated = Gated::start().await;
     let url = gated.backend.url();
-    let world = plan.connection_point(&url, &url).start().await;
+    let plan = plan
+        .connection_point(&url, &url)
+        .connection_point(&url, &url);
+    let world = plan.start().await;
     let client = world.client("pc-1");
     let reads = start_many(&client, 1000, gets).await;
     let writes = start_many(&client, 50, posts).await;
@@ -121,20 +125,9 @@ async fn world_under_load(plan: Plan) -> (World, Gated, Vec<Started>, Vec<Starte
     (world, gated, reads, writes)
 }
 
-fn two_connection_points(gated: &Gated) -> Plan {
-    Plan::new().connection_point(&gated.backend.url(), &gated.backend.url())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_connection_point_costs_no_get_and_every_post_is_told() {
-    let gated = Gated::start().await;
-    let plan = two_connection_points(&gated);
-    let url = gated.backend.url();
-    let mut world = plan.connection_point(&url, &url).start().await;
-    let client = world.client("pc-1");
-    let reads = start_many(&client, 1000, gets).await;
-    let writes = start_many(&client, 50, posts).await;
-    gated.has_seen(1050).await;
+    let (mut world, gated, reads, writes) = world_under_load(Plan::new()).await;
     world.connection_points[0].kill();
     // What was under way through the dead one and may be sent again comes a second time.
     gated.has_seen(1051).await;
@@ -165,9 +158,7 @@ async fn a_killed_connection_point_costs_no_get_and_every_post_is_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_connection_point_costs_nothing() {
-    let gated = Gated::start().await;
-    let plan = two_connection_points(&gated);
-    let (mut world, second, reads, writes) = world_under_load(plan).await;
+    let (mut world, gated, reads, writes) = world_under_load(Plan::new()).await;
     world.connection_points[0].signal("TERM");
     eventually("the drained one is out of the pick", async || {
         world.gateways[0].tunnel_names().await.len() == 1
@@ -175,7 +166,6 @@ async fn a_drained_connection_point_costs_nothing() {
     .await;
     let later = start_many(&world.client("pc-2"), 100, posts).await;
     gated.open();
-    second.open();
     for answers in [all(reads).await, all(writes).await, all(later).await] {
         assert_every_one_is_ok(&answers);
     }
@@ -185,9 +175,8 @@ async fn a_drained_connection_point_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_instance_finishes_what_it_has_and_the_other_serves_on() {
-    let gated = Gated::start().await;
-    let plan = two_connection_points(&gated).instances(2);
-    let (mut world, second, reads, writes) = world_under_load(plan).await;
+    let plan = Plan::new().instances(2);
+    let (mut world, gated, reads, writes) = world_under_load(plan).await;
     world.gateways[0].signal("TERM");
     let drained = world.gateways[0].health;
     eventually("the instance says that it drains", async || {
@@ -197,7 +186,6 @@ async fn a_drained_instance_finishes_what_it_has_and_the_other_serves_on() {
     let other = world.client("pc-2").at(world.gateways[1].address);
     let elsewhere = start_many(&other, 100, posts).await;
     gated.open();
-    second.open();
     for answers in [all(reads).await, all(writes).await, all(elsewhere).await] {
         assert_every_one_is_ok(&answers);
     }
@@ -287,40 +275,30 @@ async fn a_dead_backend_is_told_apart_and_served_again_when_it_is_back() {
 
 #[tokio::test]
 async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
-    let backend = Backend::start(async |_| {
-        let (send, answer) = backend::streamed(200);
-        spawn(async move {
-            let _ = send.send(Bytes::from_static(b"half")).await;
-        });
-        answer
-    })
-    .await;
-    // The sender is dropped after its first frame, so the body ends; cut the connection before that by a longer length.
-    let cut = Backend::start(async |_| {
-        let (send, mut answer) = backend::streamed(200);
-        answer
-            .headers_mut()
-            .insert("content-length", "1000".parse().unwrap());
-        spawn(async move {
-            let _ = send.send(Bytes::from_static(b"half")).await;
-        });
-        answer
-    })
-    .await;
-    let plan = Plan::new().connection_point(&cut.url(), &backend.url());
-    let world = plan.start().await;
+    let cut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", cut.local_addr().unwrap());
+    spawn(async move {
+        loop {
+            let (mut tcp, _) = cut.accept().await.unwrap();
+            let mut head = [0; 4096];
+            // The probe of a connection point connects and sends nothing.
+            if tcp.read(&mut head).await.is_ok_and(|n| n > 0) {
+                let half = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf";
+                tcp.write_all(half.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    let world = Plan::new().connection_point(&url, &url).start().await;
     let client = world.client("pc-1");
-    let whole = client.send(get(&server("Content/whole"))).await.unwrap();
-    assert_eq!(whole.body, "half");
-    assert!(
-        client.send(gets()).await.is_err(),
-        "a cut answer ended cleanly over HTTP/1.1"
-    );
-    let mut h2 = client.connect_h2().await.unwrap();
-    assert!(
-        h2.send(client.addressed(gets())).await.is_err(),
-        "a cut answer ended cleanly over HTTP/2"
-    );
+    let [mut h1, mut h2] = [
+        client.connect().await.unwrap(),
+        client.connect_h2().await.unwrap(),
+    ];
+    for connection in [&mut h1, &mut h2] {
+        let response = connection.start(client.addressed(gets())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(read(response).await.is_err(), "a cut answer ended cleanly");
+    }
     world.finish().await;
 }
 
@@ -393,9 +371,7 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
     let mut stalled = Vec::new();
     for _ in 0..50 {
         let (client, request) = (client.clone(), put("stall", 16 << 20));
-        stalled.push(spawn(async move {
-            let _ = client.send(request).await;
-        }));
+        stalled.push(spawn_answer(async move { client.send(request).await }));
     }
     eventually("50 uploads stall", async || backend.seen() >= 50).await;
     let live = (0..20).map(async |_| {
@@ -405,6 +381,9 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
     let live = futures_util::future::join_all(live);
     within(Duration::from_secs(60), "the live uploads", live).await;
     assert!(stalled.iter().all(|task| !task.is_finished()));
-    stalled.iter().for_each(JoinHandle::abort);
+    gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    for answer in all(stalled).await {
+        assert_eq!(answer.unwrap().body, (16 << 20).to_string());
+    }
     world.finish().await;
 }

@@ -3,14 +3,22 @@
 use std::fs;
 
 use http::StatusCode;
-use opencmg::cli::builtin::{BuiltIn, MPLIST, Options};
+use opencmg::cli::builtin::{BuiltIn, Options};
 
+use crate::backend::{self, Backend};
 use crate::client::get;
 use crate::world::{Plan, eventually, mutual, plain_get};
 
 #[tokio::test]
 async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
-    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let backend = Backend::start(async |request: http::Request<hyper::body::Incoming>| {
+        let field = |name| request.headers()[name].to_str().unwrap().to_owned();
+        backend::answer(
+            200,
+            format!("{} {}", field("x-request-id"), field("traceparent")),
+        )
+    })
+    .await;
     let log = "[log.access]\nfile = \"access.json\"\nformat = \"json\"\n";
     let plan = Plan::new()
         .gateway(log)
@@ -31,14 +39,23 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
         .unwrap();
     let answer = client.send(spoofed).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
-    let id = answer.headers["x-request-id"].to_str().unwrap().to_owned();
+    let body = String::from_utf8(answer.body.to_vec()).unwrap();
+    let (id, trace) = body.split_once(' ').unwrap();
     assert_ne!(id, "spoofed");
+    assert!(
+        trace.starts_with("00-0af7651916cd43dd8448eb211c80319c-"),
+        "{trace}"
+    );
+    assert!(
+        !trace.contains("b7ad6b7169203331"),
+        "the parent is not the gateway: {trace}"
+    );
 
     let file = world.dir.path().join("access.json");
     let mut line = String::new();
     eventually("the line is written", async || {
         line = fs::read_to_string(&file).unwrap_or_default();
-        line.contains(&id)
+        line.contains(id)
     })
     .await;
     let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
@@ -47,7 +64,7 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
     assert_eq!(line["status"], 200);
     assert_eq!(line["client"], "pc-1");
     assert_eq!(line["endpoint"], "SMS_MP");
-    assert_eq!(line["bytes_out"], MPLIST.len());
+    assert_eq!(line["bytes_out"], body.len());
     assert_eq!(line["connection_point"], "cp-1");
 
     let of_endpoint = "endpoint=\"SMS_MP\"";
@@ -58,7 +75,7 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
     let sent = gateway
         .metric("opencmg_sent_bytes_total", of_endpoint)
         .await;
-    assert_eq!(sent, MPLIST.len() as f64);
+    assert_eq!(sent, body.len() as f64);
     assert_eq!(
         gateway
             .metric("opencmg_requests_in_flight", of_endpoint)
@@ -79,7 +96,6 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
     })
     .await;
     world.finish().await;
-    backend.stop().await;
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::issue::{Leaf, Validity, certificates_to_pem};
 
+use rustls::pki_types::UnixTime;
+
 use crate::client::{Connection, get};
 use crate::world::{Plan, SOFTWARE_UPDATE_POINT, World, eventually, mutual, now, within};
 
@@ -105,7 +107,7 @@ async fn a_bad_set_changes_nothing_and_raises_the_metric() {
     assert!(is_served(&mut open, &world).await);
     world.pki.write("root.pem", "not a certificate");
     eventually("the metric is raised", async || {
-        gateway.metric("opencmg_reloads_total", "failed").await >= 1.0
+        gateway.metric("opencmg_reloads_total", "refused").await >= 1.0
     })
     .await;
     assert!(is_served(&mut open, &world).await);
@@ -150,9 +152,12 @@ async fn a_connection_point_taken_out_of_the_definition_loses_its_tunnels_within
 #[tokio::test]
 async fn a_refused_certificate_is_named_in_the_log_and_in_the_phrase() {
     let (world, backend) = start().await;
+    let ago = |hours: u64| {
+        UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() - hours * 3600))
+    };
     let past = Validity {
-        not_before: opencmg::pki::issue::Validity::days(now(), 1).not_before,
-        not_after: now(),
+        not_before: ago(48),
+        not_after: ago(1),
     };
     let pki = &world.pki;
     pki.issue(&pki.intermediate, "late", &Leaf::client("late.corp", past));
@@ -193,8 +198,9 @@ async fn a_connection_point_that_may_not_come_in_is_told_why() {
         &Leaf::connection_point("cp-9", days),
     );
     world.connection_points[0].start();
-    let unlisted = "connection point \"cp-9\" is not listed in the service definition";
-    world.gateways[0].says(unlisted).await;
+    world.gateways[0]
+        .says("a tunnel is refused connection_point=cp-9")
+        .await;
     world.connection_points[0]
         .says("unknown-connection-point")
         .await;
@@ -226,7 +232,8 @@ async fn a_role_that_a_connection_point_may_not_serve_is_ignored_and_told() {
         .unwrap();
     fs::write(&file, format!("{head}connection-points = [\"cp-1\"]{last}")).unwrap();
     let told = format!(
-        "connection point \"cp-2\" published role {SOFTWARE_UPDATE_POINT}, which it may not serve"
+        "connection point \"cp-2\" publishes role {SOFTWARE_UPDATE_POINT}, \
+         which the service definition does not let it serve: ignored"
     );
     world.gateways[0].says(&told).await;
     assert_eq!(

@@ -55,10 +55,11 @@ struct ConnectionPointPlan {
 
 /// A running world.
 pub struct World {
-    pub dir: TempDir,
-    pub pki: Pki,
     pub gateways: Vec<Node>,
     pub connection_points: Vec<Node>,
+    pub pki: Pki,
+    // Last, so that the nodes can still show their logs when they are dropped.
+    pub dir: TempDir,
 }
 
 /// One process of the binary.
