@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -340,19 +339,23 @@ async fn stalled_downloads_never_slow_others_on_the_same_tunnel() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
-    let backend = Backend::start(async |request: Request<Incoming>| {
-        if request.uri().query() == Some("stall") {
-            let _body = request.into_body();
-            return std::future::pending().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let backend = Backend::start(move |request: Request<Incoming>| {
+        let gate = held.clone();
+        async move {
+            if request.uri().query() == Some("stall") {
+                let _pass = gate.acquire().await.unwrap();
+            }
+            let length = request
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .len();
+            backend::answer(200, length.to_string())
         }
-        let length = request
-            .into_body()
-            .collect()
-            .await
-            .unwrap()
-            .to_bytes()
-            .len();
-        backend::answer(200, length.to_string())
     })
     .await;
     let plan = Plan::new()
