@@ -1,6 +1,7 @@
 //! The connection point: composition only. Builds everything in order, dials the gateways, and forwards what their
 //! tunnels bring until it is drained.
 
+mod alert;
 mod dial;
 mod preflight;
 mod settings;
@@ -223,7 +224,7 @@ impl Shared {
         let dialer = Arc::clone(&running.dialer);
         let dial = move |address: String| {
             let dialer = Arc::clone(&dialer);
-            async move { dialer.dial(&address).await }
+            async move { dialer.dial(&address).await.map(alert::Explained) }
         };
         let forward = self.forward.clone();
         let handle = move |incoming| {

@@ -306,7 +306,13 @@ impl Listener {
         self.count(Handshake::Failed);
         let failures = &self.0.metrics.handshake_failures;
         failures.get_or_create(&ByReason::new(reason)).inc();
-        debug!(%remote, %reason, detail, "handshake failed");
+        match reason {
+            // Someone holds a key and wants to be a connection point: an administrator should know.
+            Reason::TunnelNotAuthenticated => {
+                warn!(%remote, %reason, detail, "a tunnel is refused")
+            }
+            _ => debug!(%remote, %reason, detail, "handshake failed"),
+        }
     }
 
     fn refuse(&self, reason: Reason, remote: SocketAddr, detail: &str) {

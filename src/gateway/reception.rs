@@ -1,6 +1,6 @@
 //! Where connections go that finished their handshake: to the request path, or into the table of tunnels.
 
-use tracing::info;
+use tracing::warn;
 
 use crate::drain::Draining;
 use crate::identity::{ClientCertificate, Live, Trust};
@@ -77,19 +77,16 @@ impl Reception {
         };
         let closed = async move { live.closed().await.reason };
         let draining = self.draining.clone();
-        let end = self
-            .registry
+        self.registry
             .serve(accepted.stream, peer, closed, draining)
             .await;
-        let reason = end.reason.map(Reason::as_str);
-        info!(connection_point = name, %remote, reason, detail = end.detail, "tunnel over");
     }
 
     fn refuse_tunnel(&self, remote: std::net::SocketAddr, detail: &str) {
         let reason = Reason::TunnelNotAuthenticated;
         let refusals = &self.metrics.tunnel_refusals;
         refusals.get_or_create(&ByReason::new(reason)).inc();
-        info!(%remote, %reason, detail, "tunnel refused");
+        warn!(%remote, %reason, detail, "a tunnel is refused");
     }
 }
 

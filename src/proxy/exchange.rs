@@ -39,6 +39,8 @@ pub(super) struct Exchange {
     upload: Option<Meter>,
     status: Option<u16>,
     reason: Option<Reason>,
+    /// The connection point that answered.
+    carrier: Option<Arc<str>>,
     sent: u64,
     complete: bool,
 }
@@ -65,6 +67,7 @@ impl Exchange {
             upload: None,
             status: None,
             reason: None,
+            carrier: None,
             sent: 0,
             complete: false,
         }
@@ -108,6 +111,9 @@ impl Exchange {
     pub(super) fn answer(mut self, response: Response<Payload>) -> Response<Answer> {
         let (mut head, payload) = response.into_parts();
         self.status = Some(head.status.as_u16());
+        if let Payload::Tunnel(body) = &payload {
+            self.carrier = body.connection_point().cloned();
+        }
         if let Some(reason) = head.headers.remove(&headers::REASON) {
             let reason = reason.to_str().ok().and_then(Reason::parse);
             self.reason = self.reason.or(reason);
@@ -205,7 +211,7 @@ impl Exchange {
             bytes_in: received,
             bytes_out: self.sent,
             duration: finished.duration,
-            connection_point: None,
+            connection_point: self.carrier.as_deref(),
         });
     }
 }

@@ -82,6 +82,7 @@ pub struct Body {
     lease: Option<Lease>,
     left: Option<u64>,
     data_ended: bool,
+    carrier: Option<Arc<str>>,
 }
 
 impl Body {
@@ -99,6 +100,7 @@ impl Body {
             lease: None,
             left: length,
             data_ended: false,
+            carrier: None,
         }
     }
 
@@ -111,11 +113,13 @@ impl Body {
             lease: None,
             left: None,
             data_ended: true,
+            carrier: None,
         }
     }
 
     /// Lets the body carry the request's place and what is left of its upload.
     pub(super) fn carry(mut self, lease: Lease, rest: Option<Box<dyn Rest>>) -> Self {
+        self.carrier = Some(Arc::clone(&lease.link.name));
         // Without a body the exchange is over with the head.
         if self.slot.is_some() {
             self.lease = Some(lease);
@@ -124,6 +128,11 @@ impl Body {
             rest.stop();
         }
         self
+    }
+
+    /// The connection point whose tunnel brought this body; `None` on the connection point itself.
+    pub fn connection_point(&self) -> Option<&Arc<str>> {
+        self.carrier.as_ref()
     }
 
     fn finish(&mut self) {

@@ -199,6 +199,10 @@ where
                 },
                 request = connection.accept() => match request {
                     Some(Ok((request, way))) => self.dispatch(request, way),
+                    // Whoever drains is not waited for to say goodbye.
+                    Some(Err(error)) if order == Order::Drain && error.is_io() => {
+                        break Ended::new(None, "drained");
+                    }
                     Some(Err(error)) => break broken(&error),
                     None if order == Order::Drain => break Ended::new(None, "drained"),
                     None => break Ended::new(Some(Reason::TunnelLost), "closed by the gateway"),

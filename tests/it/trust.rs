@@ -10,7 +10,7 @@ use opencmg::pki::issue::{Leaf, Validity, certificates_to_pem};
 use rustls::pki_types::UnixTime;
 
 use crate::client::{Connection, get};
-use crate::world::{Plan, SOFTWARE_UPDATE_POINT, World, eventually, mutual, now, within};
+use crate::world::{HOST, Plan, SOFTWARE_UPDATE_POINT, World, eventually, mutual, now, within};
 
 /// What the design allows for a change on disk to be in force.
 const IN_FORCE: Duration = Duration::from_secs(2);
@@ -33,12 +33,11 @@ fn path() -> String {
     mutual("SMS_MP/.sms_aut?MPLIST")
 }
 
-async fn is_served(connection: &mut Connection, world: &World) -> bool {
-    let request = world.anonymous().addressed(get(&path()));
-    connection
-        .send(request)
-        .await
-        .is_ok_and(|answer| answer.status == StatusCode::OK)
+async fn is_served(connection: &mut Connection) -> bool {
+    let mut request = get(&path());
+    request.headers_mut().insert("host", HOST.parse().unwrap());
+    let answer = connection.send(request).await;
+    answer.is_ok_and(|answer| answer.status == StatusCode::OK)
 }
 
 #[tokio::test]
@@ -46,7 +45,7 @@ async fn a_replaced_server_certificate_is_served_within_two_seconds_and_open_con
     let (world, backend) = start().await;
     let client = world.client("pc-1");
     let mut open = client.connect().await.unwrap();
-    assert!(is_served(&mut open, &world).await);
+    assert!(is_served(&mut open).await);
     let shown = async || {
         let tls = client.tls(&[]).await.unwrap();
         tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
@@ -58,7 +57,7 @@ async fn a_replaced_server_certificate_is_served_within_two_seconds_and_open_con
     });
     within(IN_FORCE, "the change", change).await;
     assert!(
-        is_served(&mut open, &world).await,
+        is_served(&mut open).await,
         "a connection that trust did not touch was harmed"
     );
     finish(world, backend).await;
@@ -69,7 +68,7 @@ async fn a_replaced_anchor_closes_whom_it_verified_and_refuses_their_resumption(
     let (world, backend) = start().await;
     let client = world.client("pc-1");
     let mut open = client.connect().await.unwrap();
-    assert!(is_served(&mut open, &world).await);
+    assert!(is_served(&mut open).await);
     world.pki.write(
         "root-of-servers.pem",
         fs::read(world.pki.file("root.pem")).unwrap(),
@@ -79,7 +78,7 @@ async fn a_replaced_anchor_closes_whom_it_verified_and_refuses_their_resumption(
         certificates_to_pem(&[world.pki.stranger.certificate().clone()]),
     );
     let closed = eventually("the open connection is closed", async || {
-        !is_served(&mut open, &world).await
+        !is_served(&mut open).await
     });
     within(IN_FORCE, "the change", closed).await;
     // The same TLS configuration holds the session of the first connection and resumes it.
@@ -104,13 +103,13 @@ async fn a_bad_set_changes_nothing_and_raises_the_metric() {
     let gateway = &world.gateways[0];
     let client = world.client("pc-1");
     let mut open = client.connect().await.unwrap();
-    assert!(is_served(&mut open, &world).await);
+    assert!(is_served(&mut open).await);
     world.pki.write("root.pem", "not a certificate");
     eventually("the metric is raised", async || {
         gateway.metric("opencmg_reloads_total", "refused").await >= 1.0
     })
     .await;
-    assert!(is_served(&mut open, &world).await);
+    assert!(is_served(&mut open).await);
     assert_eq!(
         client.get(&path()).await.status,
         StatusCode::OK,
@@ -224,13 +223,20 @@ async fn a_role_that_a_connection_point_may_not_serve_is_ignored_and_told() {
     let plan = Plan::new()
         .connection_point(&url, &url)
         .connection_point(&url, &url);
-    let world = plan.start().await;
+    let mut world = plan.start().await;
+    world.connection_points[1].stop().await;
     let file = world.dir.path().join("service/service.toml");
     let text = fs::read_to_string(&file).unwrap();
     let (head, last) = text
         .rsplit_once("connection-points = [\"cp-1\", \"cp-2\"]")
         .unwrap();
     fs::write(&file, format!("{head}connection-points = [\"cp-1\"]{last}")).unwrap();
+    let gateway = &world.gateways[0];
+    eventually("the change is in force", async || {
+        gateway.metric("opencmg_reloads_total", "applied").await >= 1.0
+    })
+    .await;
+    world.connection_points[1].start();
     let told = format!(
         "connection point \"cp-2\" publishes role {SOFTWARE_UPDATE_POINT}, \
          which the service definition does not let it serve: ignored"

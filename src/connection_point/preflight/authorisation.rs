@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use rustls::AlertDescription;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{Step, Verdict, timed, too_long};
+use crate::connection_point::alert;
 use crate::tunnel::{HELLO_PATH, Hello, REFUSAL_PATH, Refused};
 
 /// The largest hello or refusal that is read.
@@ -46,18 +46,8 @@ pub(super) async fn check(address: &str, stream: TlsStream<TcpStream>) -> Verdic
 
 /// A TLS alert says what the gateway does not like.
 fn word(error: &h2::Error) -> String {
-    let tls = error
-        .get_io()
-        .and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
-    if let Some(rustls::Error::AlertReceived(alert)) = tls {
-        let why = if *alert == AlertDescription::UnknownCA {
-            "its certificate does not chain to the service's connection-point CA"
-        } else if *alert == AlertDescription::CertificateExpired {
-            "its certificate has expired"
-        } else {
-            "its certificate is not accepted"
-        };
-        return format!("the gateway refuses this connection point: {why} (TLS alert {alert:?})");
+    if let Some(what) = error.get_io().and_then(alert::explain) {
+        return what;
     }
     if error.reason() == Some(h2::Reason::NO_ERROR) {
         return "the gateway closed the tunnel without a word".to_owned();
