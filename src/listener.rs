@@ -208,7 +208,8 @@ impl Listener {
         let listener = self.clone();
         let present = Present::new(&self.0);
         self.0.tasks.spawn(async move {
-            let arrived = listener.arrive(tcp, remote, port, place).await;
+            // Boxed, so that a connection does not keep the memory of its handshake.
+            let arrived = Box::pin(listener.arrive(tcp, remote, port, place)).await;
             let Some((arrived, client)) = arrived else {
                 return;
             };

@@ -7,6 +7,7 @@ mod activity;
 mod authorise;
 mod authority;
 mod connection;
+mod driver;
 mod exchange;
 mod metadata;
 mod request;

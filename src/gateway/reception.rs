@@ -1,5 +1,8 @@
 //! Where connections go that finished their handshake: to the request path, or into the table of tunnels.
 
+use std::future::Future;
+use std::pin::Pin;
+
 use tracing::warn;
 
 use crate::drain::Draining;
@@ -22,24 +25,27 @@ pub(super) struct Reception {
     pub(super) draining: Draining,
 }
 
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 impl Handler for Reception {
-    async fn serve(&self, arrived: Arrived) {
+    fn serve(&self, arrived: Arrived) -> impl Future<Output = ()> + Send {
+        // Boxed, so that a client's task does not have the size of a tunnel's.
         match arrived.accepted.purpose {
-            Purpose::Client { http2 } => self.serve_client(arrived, http2).await,
-            Purpose::Tunnel => self.serve_tunnel(arrived).await,
+            Purpose::Client { http2 } => self.serve_client(arrived, http2),
+            Purpose::Tunnel => Box::pin(self.clone().serve_tunnel(arrived)),
         }
     }
 }
 
 impl Reception {
-    async fn serve_client(&self, arrived: Arrived, http2: bool) {
+    fn serve_client(&self, arrived: Arrived, http2: bool) -> Served {
         let Arrived {
             accepted,
             remote,
             unproven,
         } = arrived;
         let live = self.clients.admit(accepted.presented);
-        let unproven = Some(unproven).filter(|_| !is_verified(&live));
+        let verified = is_verified(&live);
         let connection = Connection {
             stream: accepted.stream,
             http2,
@@ -48,11 +54,17 @@ impl Reception {
             certificate_required: accepted.client_certificates == ClientCertificates::Require,
             live,
         };
-        self.proxy.serve(connection).await;
-        drop(unproven);
+        let serving = self.proxy.serve(connection);
+        if verified {
+            return serving;
+        }
+        Box::pin(async move {
+            serving.await;
+            drop(unproven);
+        })
     }
 
-    async fn serve_tunnel(&self, arrived: Arrived) {
+    async fn serve_tunnel(self, arrived: Arrived) {
         let Arrived {
             accepted,
             remote,
@@ -70,13 +82,13 @@ impl Reception {
             }
         };
         drop(unproven);
-        let name = identity.name.clone();
         let peer = Peer {
-            name: name.clone(),
+            name: identity.name.clone(),
             remote,
         };
         let closed = async move { live.closed().await.reason };
         let draining = self.draining.clone();
+        // The registry counts and logs how it ends.
         self.registry
             .serve(accepted.stream, peer, closed, draining)
             .await;

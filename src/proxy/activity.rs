@@ -18,6 +18,10 @@ pub(super) struct Activity {
     busy_ms: AtomicU64,
     /// When a request head began to arrive, in milliseconds from the beginning, plus one; 0 while none does.
     head_ms: AtomicU64,
+    /// Answers that have something for the client, or were not asked yet.
+    pressing: AtomicU32,
+    /// When an answer was last asked for more, in milliseconds from the beginning.
+    asked_ms: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     winding_up: AtomicBool,
@@ -32,6 +36,8 @@ impl Activity {
             requests: AtomicU32::new(0),
             busy_ms: AtomicU64::new(0),
             head_ms: AtomicU64::new(0),
+            pressing: AtomicU32::new(0),
+            asked_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             winding_up: AtomicBool::new(false),
@@ -83,6 +89,29 @@ impl Activity {
     pub(super) fn head_for(&self) -> Option<Duration> {
         let since = self.head_ms.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.age().saturating_sub(Duration::from_millis(since)))
+    }
+
+    /// Notes that an answer has something for the client.
+    pub(super) fn press(&self) {
+        self.asked();
+        self.pressing.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that an answer waits for its backend, or is over.
+    pub(super) fn release(&self) {
+        self.pressing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that an answer was asked for more: the client takes what it is sent.
+    pub(super) fn asked(&self) {
+        self.asked_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// How long there has been something for the client and it took nothing of any answer.
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
+        pressing.then(|| self.age().saturating_sub(since))
     }
 
     /// How long the connection has lived.
@@ -143,6 +172,22 @@ impl Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_stalls_only_while_there_is_something_for_it() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        tokio::time::advance(second).await;
+        assert_eq!(activity.stalled_for(), None);
+        activity.press();
+        tokio::time::advance(second).await;
+        assert_eq!(activity.stalled_for(), Some(second));
+        activity.asked();
+        assert_eq!(activity.stalled_for(), Some(Duration::ZERO));
+        activity.release();
+        tokio::time::advance(second).await;
+        assert_eq!(activity.stalled_for(), None);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn idle_time_and_the_time_of_a_head_count_between_requests_only() {

@@ -83,12 +83,17 @@ fn bad(detail: &str) -> Refusal {
 mod tests {
     use super::*;
 
+    #[allow(
+        clippy::unwrap_in_result,
+        reason = "what is unwrapped is the test's own"
+    )]
     fn judge(uri: &str, hosts: &[&str], server_name: Option<&str>) -> Result<String, Reason> {
         let mut headers = HeaderMap::new();
         for host in hosts {
-            headers.append(HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
+            let value = HeaderValue::from_bytes(host.as_bytes()).expect("a field value");
+            headers.append(HOST, value);
         }
-        of(&uri.parse().unwrap(), &headers, server_name)
+        of(&uri.parse().expect("a URI"), &headers, server_name)
             .map(|authority| authority.to_string())
             .map_err(|refusal| refusal.reason)
     }

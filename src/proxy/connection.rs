@@ -1,33 +1,25 @@
-//! One client connection: who is at its other end, and the loop that drives it to its end.
+//! One client connection: who is at its other end, and the HTTP server that is put on its stream.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
 
 use super::activity::Activity;
+use super::driver::{Driver, Multiplexed};
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
-use super::{Proxy, Settings, Shared, request};
-use crate::drain::Draining;
+use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
 use crate::message::headers::ClientCertFields;
-use crate::metrics::ByReason;
-use crate::pki::CertificateFault;
-use crate::reason::Reason;
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
@@ -75,48 +67,30 @@ impl Peer {
     }
 }
 
-/// How a connection ended.
-enum End {
-    /// By itself.
-    Over(hyper::Result<()>),
-    /// Its certificate is not trusted any more.
-    Distrusted(CertificateFault),
-    /// A request head took too long.
-    SlowHead,
-    /// It was wound up and did not close.
-    Idle,
-    /// The drain's deadline has passed.
-    Forced,
-}
-
 impl Proxy {
     /// Serves the requests of one connection until it is over.
-    pub async fn serve<IO>(&self, connection: Connection<IO>)
+    ///
+    /// The future is boxed: it is exactly as large as its version of HTTP needs, and the task around it stays small.
+    pub fn serve<IO>(&self, connection: Connection<IO>) -> Pin<Box<dyn Future<Output = ()> + Send>>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Connection {
-            stream,
-            http2,
-            remote,
-            server_name,
-            certificate_required,
-            live,
-        } = connection;
         let shared = Arc::clone(&self.0);
+        let http2 = connection.http2;
         let id = format!("{:016x}", rand::random::<u64>());
         let peer = Arc::new(Peer {
             id: HeaderValue::try_from(id).ok(),
-            remote,
-            server_name,
-            certificate_required,
-            fields: fields_of(&live),
-            certificate: live.certificate(),
+            remote: connection.remote,
+            server_name: connection.server_name,
+            certificate_required: connection.certificate_required,
+            fields: fields_of(&connection.live),
+            certificate: connection.live.certificate(),
             activity: Arc::new(Activity::new()),
         });
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
-        let stream = Stream::new(stream, Arc::clone(&activity), shared.settings.send_timeout);
+        let timeout = shared.settings.send_timeout;
+        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -124,27 +98,21 @@ impl Proxy {
                 async move { Ok::<_, Infallible>(answer.await) }
             })
         };
-        shared.metrics.connections_open.inc();
-        let driver = Driver::new(&shared, &activity, live, http2);
-        let end = if http2 {
+        let driver = Driver::new(shared, peer, connection.live, http2);
+        if http2 {
             let inbox = Inbox::default();
-            let connection = http2_server(&shared.settings, inbox.clone())
-                .serve_connection(TokioIo::new(stream), service);
+            let server = http2_server(&self.0.settings, inbox.clone());
+            let connection = server.serve_connection(stream, service);
             let streams = Streams::new(inbox);
-            driver
-                .drive(Multiplexed {
-                    connection,
-                    streams,
-                })
-                .await
+            Box::pin(driver.drive(Box::pin(Multiplexed {
+                connection,
+                streams,
+            })))
         } else {
-            let server = http1_server(&shared.settings);
-            driver
-                .drive(server.serve_connection(TokioIo::new(stream), service))
-                .await
-        };
-        shared.metrics.connections_open.dec();
-        farewell(&shared, &peer, &end);
+            let server = http1_server(&self.0.settings);
+            let connection = server.serve_connection(stream, service);
+            Box::pin(driver.drive(Box::pin(connection)))
+        }
     }
 }
 
@@ -201,240 +169,50 @@ fn greet(peer: &Peer) {
     }
 }
 
-fn farewell(shared: &Shared, peer: &Peer, end: &End) {
-    let refused = |reason| {
-        let refused = &shared.metrics.connections_refused;
-        refused.get_or_create(&ByReason::new(reason)).inc();
-    };
-    let remote = peer.remote;
-    match end {
-        End::Over(Ok(())) => debug!(
-            %remote,
-            received = peer.activity.bytes_received(),
-            sent = peer.activity.bytes_sent(),
-            "client connection over"
-        ),
-        End::Over(Err(error)) => {
-            if error.is_parse() {
-                refused(Reason::BadRequest);
-            }
-            debug!(%remote, error = %Causes(error), "client connection broke");
-        }
-        End::Distrusted(fault) => {
-            refused(fault.reason);
-            info!(
-                %remote,
-                reason = %fault.reason,
-                certificate = fault.which,
-                detail = fault.detail,
-                "client connection closed: its certificate is not trusted any more"
-            );
-        }
-        End::SlowHead => {
-            refused(Reason::ClientTooSlow);
-            debug!(%remote, "client connection closed: its request head took too long");
-        }
-        End::Idle => debug!(%remote, "client connection closed: idle"),
-        End::Forced => {
-            refused(Reason::Draining);
-            debug!(%remote, "client connection closed: the drain is over");
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use tokio_rustls::server::TlsStream;
 
-struct Causes<'a>(&'a hyper::Error);
+    use super::*;
 
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = std::error::Error::source(self.0);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
+    type Io = TokioIo<Stream<TlsStream<tokio::net::TcpStream>>>;
 
-/// A server connection that can be told to take no more requests.
-trait WindUp: Future<Output = hyper::Result<()>> {
-    fn wind_up(self: Pin<&mut Self>);
-}
-
-impl<I, S> WindUp for http1::Connection<I, S>
-where
-    Self: Future<Output = hyper::Result<()>>,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn wind_up(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
-}
-
-pin_project! {
-    /// An HTTP/2 connection with its streams.
-    struct Multiplexed<C> {
-        #[pin]
-        connection: C,
-        streams: Streams,
-    }
-}
-
-impl<C: Future> Future for Multiplexed<C> {
-    type Output = C::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
-        let this = self.project();
-        let result = this.connection.poll(cx);
-        if result.is_pending() {
-            this.streams.poll(cx);
-        }
-        result
-    }
-}
-
-impl<I, S> WindUp for Multiplexed<http2::Connection<I, S, Inbox>>
-where
-    Self: Future<Output = hyper::Result<()>>,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S::ResBody: http_body::Body + 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    Inbox: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
-{
-    fn wind_up(self: Pin<&mut Self>) {
-        self.project().connection.graceful_shutdown();
-    }
-}
-
-/// The loop of one connection: its end by distrust, drain, idleness or age, and its own.
-struct Driver<'a> {
-    settings: &'a Settings,
-    activity: &'a Activity,
-    live: Live,
-    draining: Draining,
-    http2: bool,
-    max_age: Duration,
-    wound_up: bool,
-    hung_up: bool,
-}
-
-/// What a look at the clock came to.
-enum Look {
-    GoOn(Duration),
-    WindUp,
-    HangUp,
-    End(End),
-}
-
-impl<'a> Driver<'a> {
-    fn new(shared: &'a Shared, activity: &'a Activity, live: Live, http2: bool) -> Self {
-        let max_age = shared.settings.max_age;
-        Self {
-            settings: &shared.settings,
-            activity,
-            live,
-            draining: shared.draining.clone(),
-            http2,
-            max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
-            wound_up: false,
-            hung_up: false,
-        }
+    fn size<A, F, Fut>(_: F) -> usize
+    where
+        F: FnOnce(A) -> Fut,
+    {
+        size_of::<Fut>()
     }
 
-    async fn drive<C: WindUp>(mut self, connection: C) -> End {
-        tokio::pin!(connection);
-        let mut forced = self.draining.clone();
-        let first = self.idle_limit().min(self.settings.head_timeout);
-        let timer = sleep(first.min(self.max_age));
-        tokio::pin!(timer);
-        loop {
-            // The arms that end the connection come first, so that its reason does not depend on chance.
-            let look = tokio::select! {
-                biased;
-                fault = self.live.closed() => Look::End(End::Distrusted(fault)),
-                () = forced.forced() => Look::End(End::Forced),
-                () = self.draining.draining(), if !self.wound_up => Look::WindUp,
-                () = self.activity.hung_up() => Look::HangUp,
-                () = &mut timer => self.look(),
-                result = &mut connection => Look::End(End::Over(result)),
-            };
-            match look {
-                Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
-                Look::WindUp => {
-                    self.wound_up = true;
-                    self.activity.wind_up();
-                    timer
-                        .as_mut()
-                        .reset(Instant::now() + self.settings.drain_idle);
-                    // HTTP/2 says that no more requests are taken; HTTP/1.1 can say so with an answer only.
-                    if self.http2 {
-                        self.hung_up = true;
-                        connection.as_mut().wind_up();
-                    }
-                }
-                Look::HangUp => {
-                    self.hung_up = true;
-                    timer
-                        .as_mut()
-                        .reset(Instant::now() + self.settings.drain_idle);
-                    connection.as_mut().wind_up();
-                }
-                Look::End(end) => {
-                    self.note(&end);
-                    return end;
-                }
-            }
-        }
-    }
-
-    fn look(&self) -> Look {
-        let limit = self.idle_limit();
-        if !self.http2
-            && self
-                .activity
-                .head_for()
-                .is_some_and(|time| time >= self.settings.head_timeout)
-        {
-            return Look::End(End::SlowHead);
-        }
-        match self.activity.idle_for() {
-            Some(idle) if idle >= limit && self.hung_up => return Look::End(End::Idle),
-            Some(idle) if idle >= limit => return Look::HangUp,
-            Some(_) | None => {}
-        }
-        let age = self.activity.age();
-        if age >= self.max_age && !self.wound_up {
-            return Look::WindUp;
-        }
-        let idle = self.activity.idle_for().unwrap_or_default();
-        let next = limit.saturating_sub(idle).min(self.settings.head_timeout);
-        let left = match self.wound_up {
-            true => next,
-            false => next.min(self.max_age - age),
+    // What every open connection and every request costs before a byte is buffered. A larger figure is a decision, not
+    // an accident. The server of HTTP/1.1 keeps the place of a request's future as long as the connection lives.
+    #[test]
+    fn the_futures_of_a_connection_and_of_a_request_stay_small() {
+        let service = |_: http::Request<hyper::body::Incoming>| async {
+            Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
         };
-        Look::GoOn(left.max(Duration::from_millis(1)))
-    }
-
-    fn idle_limit(&self) -> Duration {
-        match self.wound_up || self.hung_up {
-            true => self.settings.drain_idle,
-            false => self.settings.idle_timeout,
-        }
-    }
-
-    /// Requests that are dropped with the connection have this reason.
-    fn note(&self, end: &End) {
-        match end {
-            End::Distrusted(fault) => self.activity.set_ended(fault.reason),
-            End::Forced => self.activity.set_ended(Reason::Draining),
-            End::SlowHead => self.activity.set_ended(Reason::ClientTooSlow),
-            End::Over(_) | End::Idle => {}
-        }
+        let drive = size(|(driver, connection)| {
+            let server = http1::Builder::new();
+            let none = server.serve_connection::<Io, _>(connection, service_fn(service));
+            Driver::drive(driver, Box::pin(none))
+        });
+        let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
+        let http2 = size(|io: Io| {
+            let inbox = Inbox::default();
+            let server = http2::Builder::new(inbox.clone());
+            let connection = server.serve_connection(io, service_fn(service));
+            let streams = Streams::new(inbox);
+            Multiplexed {
+                connection,
+                streams,
+            }
+        });
+        let request = size(|(shared, peer, request)| request::answer(shared, peer, request));
+        let found = format!("driver {drive}, HTTP/1.1 {http1}, HTTP/2 {http2}, request {request}");
+        assert!((100..1_000).contains(&drive), "{found}");
+        assert!((1_500..2_500).contains(&http1), "{found}");
+        assert!((1_500..4_000).contains(&http2), "{found}");
+        assert!((200..1_500).contains(&request), "{found}");
     }
 }

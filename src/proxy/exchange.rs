@@ -145,6 +145,7 @@ impl Exchange {
                 payload
             },
             expected,
+            pressing: false,
             exchange: self,
         };
         Response::from_parts(head, body.settled())
@@ -161,7 +162,8 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.complete {
             let cause = self.peer.activity.ended().unwrap_or(Reason::ClientGone);
-            self.reason = self.reason.or(self.upload_fault()).or(Some(cause));
+            let own = self.reason.or_else(|| self.upload_fault());
+            self.reason = own.or(Some(cause));
         }
         let finished = Finished {
             status: self.status,
@@ -231,14 +233,46 @@ pub struct Answer {
     payload: Payload,
     /// What Content-Length announces; the server stops asking when it has so much.
     expected: Option<u64>,
+    /// Whether it is the client's turn: there is something for it, or nobody has asked yet.
+    pressing: bool,
     exchange: Exchange,
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.press(false);
+    }
 }
 
 impl Answer {
     /// Notes that nothing more will come, once that is so.
     fn settled(mut self) -> Self {
         self.settle();
+        self.press(!self.exchange.complete);
         self
+    }
+
+    fn press(&mut self, pressing: bool) {
+        let activity = &self.exchange.peer.activity;
+        match (self.pressing, pressing) {
+            (false, true) => activity.press(),
+            (true, false) => activity.release(),
+            (true, true) => activity.asked(),
+            (false, false) => {}
+        }
+        self.pressing = pressing;
+    }
+
+    fn poll_payload(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.payload {
+            Payload::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
+            Payload::Tunnel(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
     fn settle(&mut self) {
@@ -265,11 +299,9 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let frame = match &mut this.payload {
-            Payload::Own(body) => ready!(Pin::new(body).poll_frame(cx))
-                .map(|frame| frame.map_err(|never| match never {})),
-            Payload::Tunnel(body) => ready!(Pin::new(body).poll_frame(cx)),
-        };
+        let polled = this.poll_payload(cx);
+        this.press(polled.is_ready());
+        let frame = ready!(polled);
         match &frame {
             None => this.exchange.complete = true,
             Some(Ok(frame)) => {

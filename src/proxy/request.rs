@@ -35,7 +35,9 @@ pub(super) async fn answer(
 ) -> Response<Answer> {
     let (head, body) = request.into_parts();
     let mut exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head);
-    match forward(&shared, &peer, &mut exchange, head, body).await {
+    // Boxed: the server of HTTP/1.1 keeps the place of this future as long as the connection lives, and most
+    // connections are idle most of the time.
+    match Box::pin(forward(&shared, &peer, &mut exchange, head, body)).await {
         Ok(response) => exchange.answer(response),
         Err(refusal) => exchange.refuse(refusal),
     }
@@ -253,26 +255,22 @@ async fn send(
     need: Need,
     request: Request<Guarded<Incoming>>,
 ) -> Result<Response<tunnel::Body>, Refusal> {
-    let sending = shared.registry.send(need, request);
-    let sent = if need.long_poll {
+    let mut draining = shared.draining.clone();
+    let sent = tokio::select! {
+        biased;
         // What may wait without end would hold the drain up: it is told to come again, to another instance.
-        let mut draining = shared.draining.clone();
-        tokio::select! {
-            biased;
-            () = draining.draining() => {
-                let later = jitter(shared.settings.drain_retry_after);
-                return Err(Refusal::new(Reason::Draining).retry_after(later));
-            }
-            sent = sending => sent,
+        () = draining.draining(), if need.long_poll => {
+            let later = jitter(shared.settings.drain_retry_after);
+            return Err(Refusal::new(Reason::Draining).retry_after(later));
         }
-    } else {
-        sending.await
+        sent = shared.registry.send(need, request) => sent,
     };
     sent.map_err(|failure| {
         let refusal = Refusal::new(failure.reason).detail(failure.detail);
-        match failure.reason {
-            Reason::TunnelsFull => refusal.retry_after(jitter(Duration::from_secs(2))),
-            _ => refusal,
+        if failure.reason == Reason::TunnelsFull {
+            refusal.retry_after(jitter(Duration::from_secs(2)))
+        } else {
+            refusal
         }
     })
 }

@@ -266,3 +266,25 @@ async fn bodies_and_requests_are_counted_once_at_their_end() {
     assert_eq!(rig.metric("opencmg_request_failures_total", ""), 0.0);
     rig.finish().await;
 }
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    let mut plan = Plan::new();
+    plan.settings.proxy.send_timeout = Duration::from_millis(300);
+    let rig = plan.start().await;
+    let tls = rig.client().tls(&[b"h2"]).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let (mut send, connection) = builder.handshake::<_, Bytes>(tls).await.unwrap();
+    let over = crate::client::spawn(async move {
+        let _ = connection.await;
+    });
+    let uri = format!("https://{HOST}{}", mutual("SMS_MP/x"));
+    let request = Request::get(uri).body(()).unwrap();
+    let (answer, _) = send.send_request(request, true).unwrap();
+    assert_eq!(answer.await.unwrap().status(), 200);
+    within(LONG, "the gateway closes", over).await.unwrap();
+    rig.counts("opencmg_request_failures_total", "stalled-client", 1.0)
+        .await;
+    rig.finish().await;
+}

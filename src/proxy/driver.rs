@@ -1,0 +1,295 @@
+//! The loop of one client connection: its own end, and its end by distrust, drain, idleness, slowness or age.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info};
+
+use super::Shared;
+use super::connection::Peer;
+use super::streams::{Inbox, Streams};
+use crate::drain::Draining;
+use crate::identity::Live;
+use crate::metrics::ByReason;
+use crate::pki::CertificateFault;
+use crate::reason::Reason;
+
+/// How a connection ended.
+enum End {
+    /// By itself.
+    Over(hyper::Result<()>),
+    /// Its certificate is not trusted any more.
+    Distrusted(CertificateFault),
+    /// A request head took too long.
+    SlowHead,
+    /// The client took nothing of any answer for too long.
+    Stalled,
+    /// It was wound up and did not close.
+    Idle,
+    /// The drain's deadline has passed.
+    Forced,
+}
+
+/// The loop of one connection: its end by distrust, drain, idleness or age, and its own.
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    live: Live,
+    draining: Draining,
+    http2: bool,
+    max_age: Duration,
+    wound_up: bool,
+    hung_up: bool,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.metrics.connections_open.dec();
+    }
+}
+
+/// What a look at the clock came to.
+enum Look {
+    GoOn(Duration),
+    WindUp,
+    HangUp,
+    End(End),
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, peer: Arc<Peer>, live: Live, http2: bool) -> Self {
+        let max_age = shared.settings.max_age;
+        shared.metrics.connections_open.inc();
+        Self {
+            draining: shared.draining.clone(),
+            shared,
+            peer,
+            live,
+            http2,
+            max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
+            wound_up: false,
+            hung_up: false,
+        }
+    }
+
+    /// The connection is boxed for itself: a future that pins what it was given holds it twice.
+    pub(super) async fn drive<C: WindUp>(mut self, mut connection: Pin<Box<C>>) {
+        let mut forced = self.draining.clone();
+        let timer = sleep(self.idle_limit().min(self.period()));
+        tokio::pin!(timer);
+        loop {
+            // The arms that end the connection come first, so that its reason does not depend on chance.
+            let look = tokio::select! {
+                biased;
+                fault = self.live.closed() => Look::End(End::Distrusted(fault)),
+                () = forced.forced() => Look::End(End::Forced),
+                () = self.draining.draining(), if !self.wound_up => Look::WindUp,
+                () = self.peer.activity.hung_up() => Look::HangUp,
+                () = &mut timer => self.look(),
+                result = &mut connection => Look::End(End::Over(result)),
+            };
+            match look {
+                Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
+                Look::WindUp => {
+                    self.wound_up = true;
+                    self.peer.activity.wind_up();
+                    timer
+                        .as_mut()
+                        .reset(Instant::now() + self.shared.settings.drain_idle);
+                    // HTTP/2 says that no more requests are taken; HTTP/1.1 can say so with an answer only.
+                    if self.http2 {
+                        self.hung_up = true;
+                        connection.as_mut().wind_up();
+                    }
+                }
+                Look::HangUp => {
+                    self.hung_up = true;
+                    timer
+                        .as_mut()
+                        .reset(Instant::now() + self.shared.settings.drain_idle);
+                    connection.as_mut().wind_up();
+                }
+                Look::End(end) => {
+                    self.note(&end);
+                    return farewell(&self.shared, &self.peer, &end);
+                }
+            }
+        }
+    }
+
+    fn look(&self) -> Look {
+        let (settings, activity) = (&self.shared.settings, &self.peer.activity);
+        let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
+        // Frames without a request (PING, SETTINGS) are no head that drips: HTTP/2 has the idle time alone.
+        if !self.http2 && past(activity.head_for(), settings.head_timeout) {
+            return Look::End(End::SlowHead);
+        }
+        if past(activity.stalled_for(), settings.send_timeout) {
+            return Look::End(End::Stalled);
+        }
+        let limit = self.idle_limit();
+        if past(activity.idle_for(), limit) {
+            return match self.hung_up {
+                true => Look::End(End::Idle),
+                false => Look::HangUp,
+            };
+        }
+        let age = activity.age();
+        if age >= self.max_age && !self.wound_up {
+            return Look::WindUp;
+        }
+        let idle = activity.idle_for().unwrap_or_default();
+        let next = limit.saturating_sub(idle).min(self.period());
+        Look::GoOn(next.max(Duration::from_millis(1)))
+    }
+
+    /// How long nothing needs a look at the clock.
+    fn period(&self) -> Duration {
+        let settings = &self.shared.settings;
+        let left = match self.wound_up {
+            true => Duration::MAX,
+            false => self.max_age.saturating_sub(self.peer.activity.age()),
+        };
+        settings.head_timeout.min(settings.send_timeout).min(left)
+    }
+
+    fn idle_limit(&self) -> Duration {
+        match self.wound_up || self.hung_up {
+            true => self.shared.settings.drain_idle,
+            false => self.shared.settings.idle_timeout,
+        }
+    }
+
+    /// Requests that are dropped with the connection have this reason.
+    fn note(&self, end: &End) {
+        match end {
+            End::Distrusted(fault) => self.peer.activity.set_ended(fault.reason),
+            End::Forced => self.peer.activity.set_ended(Reason::Draining),
+            End::SlowHead => self.peer.activity.set_ended(Reason::ClientTooSlow),
+            End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
+            End::Over(_) | End::Idle => {}
+        }
+    }
+}
+
+/// A server connection that can be told to take no more requests.
+pub(super) trait WindUp: Future<Output = hyper::Result<()>> {
+    fn wind_up(self: Pin<&mut Self>);
+}
+
+impl<I, S> WindUp for http1::Connection<I, S>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: 'static,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn wind_up(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+pin_project! {
+    /// An HTTP/2 connection with its streams.
+    pub(super) struct Multiplexed<C> {
+        #[pin]
+        pub(super) connection: C,
+        pub(super) streams: Streams,
+    }
+}
+
+impl<C: Future> Future for Multiplexed<C> {
+    type Output = C::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        let this = self.project();
+        let result = this.connection.poll(cx);
+        if result.is_pending() {
+            this.streams.poll(cx);
+        }
+        result
+    }
+}
+
+impl<I, S> WindUp for Multiplexed<http2::Connection<I, S, Inbox>>
+where
+    Self: Future<Output = hyper::Result<()>>,
+    S: hyper::service::HttpService<hyper::body::Incoming>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S::ResBody: http_body::Body + 'static,
+    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    Inbox: hyper::rt::bounds::Http2ServerConnExec<S::Future, S::ResBody>,
+{
+    fn wind_up(self: Pin<&mut Self>) {
+        self.project().connection.graceful_shutdown();
+    }
+}
+
+fn farewell(shared: &Shared, peer: &Peer, end: &End) {
+    let refused = |reason| {
+        let refused = &shared.metrics.connections_refused;
+        refused.get_or_create(&ByReason::new(reason)).inc();
+    };
+    let remote = peer.remote;
+    match end {
+        End::Over(Ok(())) => debug!(
+            %remote,
+            received = peer.activity.bytes_received(),
+            sent = peer.activity.bytes_sent(),
+            "client connection over"
+        ),
+        End::Over(Err(error)) => {
+            if error.is_parse() {
+                refused(Reason::BadRequest);
+            }
+            debug!(%remote, error = %Causes(error), "client connection broke");
+        }
+        End::Distrusted(fault) => {
+            refused(fault.reason);
+            info!(
+                %remote,
+                reason = %fault.reason,
+                certificate = fault.which,
+                detail = fault.detail,
+                "client connection closed: its certificate is not trusted any more"
+            );
+        }
+        End::SlowHead => {
+            refused(Reason::ClientTooSlow);
+            debug!(%remote, "client connection closed: its request head took too long");
+        }
+        End::Stalled => {
+            refused(Reason::StalledClient);
+            debug!(%remote, "client connection closed: the client takes nothing");
+        }
+        End::Idle => debug!(%remote, "client connection closed: idle"),
+        End::Forced => {
+            refused(Reason::Draining);
+            debug!(%remote, "client connection closed: the drain is over");
+        }
+    }
+}
+
+struct Causes<'a>(&'a hyper::Error);
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = std::error::Error::source(self.0);
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
