@@ -143,12 +143,9 @@ impl Server {
                     let (tls, report) = (tls.load_full(), report.clone());
                     let (clients, points) = (clients.clone(), points.clone());
                     spawner.spawn(async move {
-                        let outcome = match tls.accept(socket, port).await {
-                            Ok(accepted) => Ok(say(accepted, &clients, &points, &report).await),
-                            Err(error) => Err(error),
-                        };
-                        if let Err(error) = outcome {
-                            report.send(Err(error)).ok();
+                        match tls.accept(socket, port).await {
+                            Ok(accepted) => say(accepted, &clients, &points, &report).await,
+                            Err(error) => report.send(Err(error)).unwrap_or_default(),
                         }
                     });
                 }
@@ -394,10 +391,11 @@ impl ServerCertVerifier for Anyone {
 
 /// The alert that a client was sent.
 pub fn alert_of(error: &io::Error) -> Option<AlertDescription> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
+    let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    if let rustls::Error::AlertReceived(alert) = tls {
+        return Some(*alert);
     }
+    None
 }
 
 /// Runs `openssl s_client` until the server closes; everything it printed.

@@ -36,6 +36,11 @@ fn case(
 }
 
 fn cases(pki: &Pki) -> Vec<Case> {
+    let [good, bad, under_bad] = [good(pki), bad_leaves(pki), under_bad_issuers(pki)];
+    [good, bad, under_bad].into_iter().flatten().collect()
+}
+
+fn good(pki: &Pki) -> Vec<Case> {
     let mut reversed = pki.client("pc-1.test");
     let extra = pki.stranger.certificate().clone();
     reversed.chain = vec![
@@ -44,28 +49,6 @@ fn cases(pki: &Pki) -> Vec<Case> {
         pki.root.certificate().clone(),
         reversed.chain[1].clone(),
     ];
-    let mut alone = pki.client("pc-1.test");
-    alone.chain.truncate(1);
-    let mut wrong_usage = Leaf::client("pc-1.test", year());
-    wrong_usage.purpose = Purpose::Server;
-    let wrong_usage = pki
-        .issuing
-        .issue(&wrong_usage, &key(KeyAlgorithm::EcdsaP256))
-        .unwrap();
-    let old_validity = Validity {
-        not_after: dated_end(),
-        ..year()
-    };
-    let old = pki
-        .root
-        .intermediate("Old", key(KeyAlgorithm::EcdsaP256), old_validity)
-        .unwrap();
-    let under_old = old
-        .issue(
-            &Leaf::client("pc-1.test", year()),
-            &key(KeyAlgorithm::EcdsaP256),
-        )
-        .unwrap();
     vec![
         Case {
             what: "valid",
@@ -79,6 +62,19 @@ fn cases(pki: &Pki) -> Vec<Case> {
             verdict: Ok(()),
             alert: AlertDescription::CloseNotify,
         },
+    ]
+}
+
+fn bad_leaves(pki: &Pki) -> Vec<Case> {
+    let mut alone = pki.client("pc-1.test");
+    alone.chain.truncate(1);
+    let mut wrong_usage = Leaf::client("pc-1.test", year());
+    wrong_usage.purpose = Purpose::Server;
+    let wrong_usage = pki
+        .issuing
+        .issue(&wrong_usage, &key(KeyAlgorithm::EcdsaP256))
+        .unwrap();
+    vec![
         case(
             "expired",
             dated(&pki.issuing, -9, -1),
@@ -114,6 +110,25 @@ fn cases(pki: &Pki) -> Vec<Case> {
             "CN=pc-1.test",
             AlertDescription::UnsupportedCertificate,
         ),
+    ]
+}
+
+fn under_bad_issuers(pki: &Pki) -> Vec<Case> {
+    let old_validity = Validity {
+        not_after: dated_end(),
+        ..year()
+    };
+    let old = pki
+        .root
+        .intermediate("Old", key(KeyAlgorithm::EcdsaP256), old_validity)
+        .unwrap();
+    let under_old = old
+        .issue(
+            &Leaf::client("pc-1.test", year()),
+            &key(KeyAlgorithm::EcdsaP256),
+        )
+        .unwrap();
+    vec![
         case(
             "under an expired intermediate",
             under_old,
@@ -155,7 +170,7 @@ fn below(pki: &Pki, kinds: &[IsCa]) -> KeyPair {
     let mut issuer = rcgen::Issuer::from_ca_cert_der(pki.issuing.certificate(), signer).unwrap();
     let mut chain = vec![pki.issuing.certificate().clone()];
     for (index, kind) in kinds.iter().enumerate() {
-        let (der, params, key) = certificate(&issuer, &format!("Below {index}"), kind.clone());
+        let (der, params, key) = certificate(&issuer, &format!("Below {index}"), *kind);
         chain.insert(0, der);
         issuer = rcgen::Issuer::new(params, key);
     }
