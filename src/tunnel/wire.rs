@@ -45,7 +45,7 @@ pub struct Hello {
     pub service: String,
     /// Who speaks.
     pub instance: Instance,
-    /// [`PROTOCOL`] of the speaker.
+    /// The protocol version of the speaker.
     #[serde(default)]
     pub protocol: u32,
     /// Every instance that is live, as far as the speaker knows.
