@@ -78,7 +78,8 @@ pub(super) trait Rest: Send {
 pub struct Body {
     slot: Option<Arc<Slot>>,
     counted: Option<Counted>,
-    rest: Option<Box<dyn Rest>>,
+    /// In a mutex that nobody locks, so that the body is `Sync` whatever the client's body is.
+    rest: Option<Mutex<Box<dyn Rest>>>,
     lease: Option<Lease>,
     left: Option<u64>,
     data_ended: bool,
@@ -123,7 +124,7 @@ impl Body {
         // Without a body the exchange is over with the head.
         if self.slot.is_some() {
             self.lease = Some(lease);
-            self.rest = rest;
+            self.rest = rest.map(Mutex::new);
         } else if let Some(mut rest) = rest {
             rest.stop();
         }
@@ -136,8 +137,10 @@ impl Body {
     }
 
     fn finish(&mut self) {
-        if let Some(mut rest) = self.rest.take() {
-            rest.stop();
+        if let Some(rest) = self.rest.take() {
+            rest.into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .stop();
         }
         self.release();
     }
@@ -159,6 +162,7 @@ impl Body {
         let Some(rest) = &mut self.rest else {
             return Ok(());
         };
+        let rest = rest.get_mut().unwrap_or_else(PoisonError::into_inner);
         match rest.poll_rest(cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(done) => {

@@ -3,7 +3,7 @@
 //! Pure: facts and the time go in, decisions come out. Where instances share one address, only dialling tells
 //! which one answers; a tunnel that meets one with enough tunnels is a surplus.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -74,7 +74,7 @@ pub(super) struct Plan {
     settings: SupervisorSettings,
     random: Random,
     addresses: Vec<Address>,
-    seats: HashMap<u64, Seat>,
+    seats: BTreeMap<u64, Seat>,
     dials: VecDeque<Instant>,
     next_id: u64,
     turn: usize,
@@ -92,7 +92,7 @@ impl Plan {
             addresses: settings.addresses.iter().map(address).collect(),
             settings,
             random,
-            seats: HashMap::new(),
+            seats: BTreeMap::new(),
             dials: VecDeque::new(),
             next_id: 0,
             turn: 0,

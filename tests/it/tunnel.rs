@@ -3,6 +3,7 @@
 mod flow;
 mod life;
 mod mesh;
+mod pick;
 mod publish;
 mod requests;
 mod retry;
