@@ -23,8 +23,11 @@ use crate::metrics::{ByConnectionPoint, ByReason};
 use crate::reason::Reason;
 use crate::role::RoleId;
 
-/// How long the first bytes of HTTP/2 may take to be written, and a refusal to be answered.
+/// How long the first bytes of HTTP/2 may take to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a refusal may take to be answered: a name that is taken out is gone within 2 s.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How often it is asked whether a tunnel has used up its streams.
 const WEAR: Duration = Duration::from_secs(60);
@@ -103,6 +106,10 @@ where
 }
 
 fn traffic_of(registry: &Registry, name: &str) -> Traffic {
+    if !registry.is_listed(name) {
+        // Names that nobody configured make no series.
+        return Traffic::default();
+    }
     let label = ByConnectionPoint::new(&name.to_ascii_lowercase());
     let metrics = registry.metrics();
     Traffic {
@@ -149,7 +156,7 @@ async fn refuse<IO>(
             let _ = connection.await;
         }
     };
-    let _ = timeout(PATIENCE, both).await;
+    let _ = timeout(FAREWELL, both).await;
 }
 
 /// Who ends the tunnel.

@@ -27,7 +27,7 @@ use crate::role::RoleId;
 /// Which connection points the service definition lists, and which roles each may serve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// By the connection point's name, in lower case.
+    /// By the connection point's name, whose case does not matter.
     pub connection_points: HashMap<String, HashSet<RoleId>>,
 }
 
@@ -137,8 +137,11 @@ impl Registry {
 
     /// Puts a policy into force; tunnels of names that are not listed are closed within 2 s.
     pub fn apply(&self, policy: Policy) {
+        let lower = |(name, roles): (String, HashSet<RoleId>)| (name.to_ascii_lowercase(), roles);
         let mut table = self.table();
-        table.policy = policy;
+        table.policy = Policy {
+            connection_points: policy.connection_points.into_iter().map(lower).collect(),
+        };
         for link in &table.links {
             if !table.policy.connection_points.contains_key(&*link.name) {
                 link.drain();
@@ -241,6 +244,12 @@ impl Registry {
 
     pub(super) fn pick(&self, need: &Need, tried: &[Arc<Link>]) -> Result<Lease, Reason> {
         self.0.snapshot.load().pick(need, tried, &self.0.random)
+    }
+
+    /// Whether the policy lists a name.
+    pub(super) fn is_listed(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.table().policy.connection_points.contains_key(&name)
     }
 
     /// Whether a connection point is welcome with one tunnel more.

@@ -74,7 +74,7 @@ impl Default for RegistrySettings {
             stalled_after: 2 * SECOND,       // a client that moves is never reset
             slow_start: 10 * SECOND,         // caches and pools of a restarted process fill
             continue_wait: SECOND,           // RFC 9110 §10.1.1: a client must not wait without end
-            retry_after: 10 * SECOND,        // an instance drains in about a minute
+            retry_after: 2 * SECOND, // the next run of the instance may be there as soon as this
         }
     }
 }

@@ -21,7 +21,7 @@ use super::requests::{Book, ROLE};
 const NAMES: [&str; 2] = ["one", "two"];
 
 /// How long faults go on.
-const STORM: Duration = Duration::from_secs(90);
+const STORM: Duration = Duration::from_secs(60);
 
 struct Running {
     registry: Registry,

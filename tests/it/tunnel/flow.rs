@@ -156,6 +156,32 @@ async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do
 }
 
 #[tokio::test]
+async fn above_half_of_the_budget_windows_shrink_so_that_nobody_is_cut_off() {
+    let settings = RegistrySettings {
+        buffered_bytes: 4 << 20,
+        stalled_after: Duration::from_millis(50),
+        ..RegistrySettings::default()
+    };
+    let (gateway, _point) = one_tunnel(settings).await;
+    let mut stalled = Vec::new();
+    for count in [12, 20] {
+        for _ in 0..count {
+            let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
+            stalled.push(response.into_body());
+        }
+        // Twelve windows of 256 KiB are three quarters of the budget.
+        until(|| gateway.metrics.buffered_bytes.get() >= 3 << 20).await;
+        let answer = gateway.get("/small").await.unwrap();
+        assert_eq!(answer.text(), "0");
+    }
+    live_traffic(&gateway).await;
+    for mut body in stalled {
+        let first = body.frame().await.unwrap();
+        assert!(first.is_ok(), "{first:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_budget_counts_goes_back_to_nothing() {
     let settings = RegistrySettings {
         buffered_bytes: 2 << 20,

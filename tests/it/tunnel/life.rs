@@ -65,7 +65,7 @@ async fn who_is_not_welcome_is_told_why_and_for_how_long() {
     let late = refusal(&gateway, "cp").await;
     assert_eq!(
         (late["reason"].as_str(), late["retry_after_s"].as_u64()),
-        (Some("draining"), Some(10))
+        (Some("draining"), Some(2))
     );
     assert_eq!(gateway.registry.view().len(), 2);
 }
