@@ -231,12 +231,17 @@ where
             self.settings.connection_auth,
         );
         head::check_size(&head, self.settings.head_limit)?;
-        let repeatable = loan.is_none() && head::can_repeat(&head.method);
+        // A body can only be untouched where it is held back.
+        let repeatable = match &loan {
+            None => head::can_repeat(&head.method),
+            Some(_) => self.dialer.has_certificate(),
+        };
         let mut fresh = false;
         loop {
             let (mut lease, home) = self.connection(&terms, fresh).await?;
-            let again = lease.is_used().then(|| head.clone());
             fresh = true;
+            let used = lease.is_used();
+            let again = (used && repeatable).then(|| head.clone());
             let sent = self.attempt(&mut lease, head, loan.as_ref(), &terms).await;
             let broken = match sent {
                 Ok(answer) => {
@@ -246,15 +251,15 @@ where
                         loan,
                         permit,
                     };
-                    return Ok(self.receive(answer, &terms, held));
+                    return self.receive(answer, &terms, held);
                 }
                 Err(broken) => broken,
             };
-            let untouched = loan.as_ref().is_some_and(|loan| !loan.is_touched());
-            match (again, &broken) {
-                (Some(again), Broken::Unsent(_)) => head = again,
-                (Some(again), Broken::Lost(_)) if repeatable || untouched => head = again,
-                (Some(_) | None, _) => return Err(broken.into()),
+            let untouched = loan.as_ref().is_none_or(|loan| !loan.is_touched());
+            match (broken, again) {
+                (Broken::Unsent(unsent, _), _) if used => head = *unsent,
+                (Broken::Lost(_), Some(again)) if untouched => head = again,
+                (broken, _) => return Err(broken.into()),
             }
         }
     }
@@ -344,13 +349,19 @@ where
         answer: Response<hyper::body::Incoming>,
         terms: &Terms,
         held: Held<B>,
-    ) -> Response<AnswerBody<B>> {
+    ) -> Result<Response<AnswerBody<B>>, Failure> {
         let (mut head, incoming) = answer.into_parts();
+        if head.status.is_informational() {
+            // 101 is all that hyper hands on, and nobody asked for an upgrade.
+            let detail = format!("{} to a request that asked for none", head.status);
+            return Err(Failure::new(Reason::BackendProtocol, detail));
+        }
         if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
             head.extensions.insert(NoChallengeLeft);
         }
         let progress = (!terms.long_poll).then_some(self.settings.progress_timeout);
-        Response::from_parts(head, AnswerBody::new(incoming, progress, held))
+        let body = AnswerBody::new(incoming, progress, held);
+        Ok(Response::from_parts(head, body))
     }
 }
 

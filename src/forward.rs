@@ -110,16 +110,17 @@ impl Forward {
             mut respond,
         } = incoming;
         let mut told = Told::new(&request);
-        let continued = Arc::new(Notify::new());
+        let expects = request.headers().contains_key(header::EXPECT);
+        let continued = expects.then(Arc::<Notify>::default);
         let response = {
-            let answer = self.answer(request, &continued, &mut told);
+            let answer = self.answer(request, continued.as_ref(), &mut told);
             tokio::pin!(answer);
             loop {
                 tokio::select! {
                     biased;
                     () = respond.reset() => break None,
                     response = &mut answer => break Some(response),
-                    () = continued.notified() => respond.send_continue(),
+                    () = heard(continued.as_deref()) => respond.send_continue(),
                 }
             }
         };
@@ -136,7 +137,7 @@ impl Forward {
     async fn answer(
         &self,
         request: Request<tunnel::Body>,
-        continued: &Arc<Notify>,
+        continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Response<AnswerBody> {
         let mutual = path::external(request.uri().path()).is_some_and(|external| external.mutual);
@@ -155,7 +156,7 @@ impl Forward {
     async fn forward(
         &self,
         request: Request<tunnel::Body>,
-        continued: &Arc<Notify>,
+        continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let (mut head, body) = request.into_parts();
@@ -167,7 +168,7 @@ impl Forward {
             endpoint: target.endpoint,
             long_poll,
             client: client_of(&head.headers, &backend),
-            on_continue: on_continue(&head.headers, continued),
+            on_continue: continued.map(on_continue),
         };
         clean_request(&mut head.headers);
         head.uri = internal(backend.settings().url.prefix(), target.rest)?;
@@ -265,10 +266,17 @@ fn client_of(fields: &HeaderMap, backend: &Backend<tunnel::Body>) -> Option<Stri
 }
 
 /// The backend's 100 is passed on to a client that waits for it.
-fn on_continue(fields: &HeaderMap, continued: &Arc<Notify>) -> Option<OnContinue> {
+fn on_continue(continued: &Arc<Notify>) -> OnContinue {
     let continued = Arc::clone(continued);
-    let told: OnContinue = Arc::new(move || continued.notify_one());
-    fields.contains_key(header::EXPECT).then_some(told)
+    Arc::new(move || continued.notify_one())
+}
+
+/// Returns once the backend has said 100; never for a request that does not wait for it.
+async fn heard(continued: Option<&Notify>) {
+    match continued {
+        Some(continued) => continued.notified().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Takes out what was meant for this hop. The service's name stays: a request that comes back to a gateway is known by it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -37,8 +37,8 @@ pub(super) struct Course<'e, B> {
 /// How an exchange ended before the head of an answer.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Nothing of the request was written.
-    Unsent(String),
+    /// Nothing of the request was written; its head comes back.
+    Unsent(Box<request::Parts>, String),
     /// The connection broke; what the server has seen of the request is unknown.
     Lost(String),
     /// There is no sense in trying again.
@@ -48,7 +48,7 @@ pub(super) enum Broken {
 impl From<Broken> for Failure {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::Unsent(detail) | Broken::Lost(detail) => {
+            Broken::Unsent(_, detail) | Broken::Lost(detail) => {
                 Self::new(Reason::BackendBroken, detail)
             }
             Broken::Final(failure) => failure,
@@ -80,7 +80,7 @@ where
             biased;
             answer = &mut answer => {
                 return answer.map_err(|mut error| {
-                    let unsent = error.take_message().is_some();
+                    let unsent = error.take_message();
                     course.broken(unsent, &error.into_error())
                 });
             }
@@ -143,13 +143,13 @@ where
         }
     }
 
-    fn broken(&self, unsent: bool, error: &hyper::Error) -> Broken {
+    fn broken(&self, unsent: Option<Request<RequestBody<B>>>, error: &hyper::Error) -> Broken {
         if let Some(fault) = self.loan.and_then(Loan::fault) {
             return Broken::Final(Failure::new(fault.reason, fault.detail));
         }
         let detail = chain(error);
-        if unsent {
-            Broken::Unsent(detail)
+        if let Some(unsent) = unsent {
+            Broken::Unsent(Box::new(unsent.into_parts().0), detail)
         } else if error.is_parse() {
             Broken::Final(Failure::new(Reason::BackendProtocol, detail))
         } else {

@@ -255,3 +255,64 @@ fn host_name(text: &str) -> Option<String> {
     let url = BaseUrl::parse(&format!("http://{text}"))?;
     (url.host().eq_ignore_ascii_case(text)).then(|| text.to_ascii_lowercase())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Source;
+
+    fn read(text: &str) -> (BackendSettings, Vec<String>) {
+        let source = Source::parse("f", std::path::Path::new("/etc"), text).unwrap();
+        let settings = BackendSettings::read(&source.root());
+        let faults = source.finish();
+        (settings, faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_role_needs_an_id_and_a_url_and_has_defaults_for_the_rest() {
+        let (settings, faults) = read("id = \"5\"\nurl = \"https://mp.corp.example\"");
+        assert!(faults.is_empty(), "{faults:?}");
+        assert_eq!(settings.id, RoleId::new(5));
+        assert_eq!(settings.name_check, NameCheck::San);
+        assert_eq!(settings.idle_timeout, Duration::from_secs(30));
+        let (_, faults) = read("");
+        assert_eq!(
+            faults,
+            [
+                "f: id: is missing (a decimal 64-bit number as a string is needed)",
+                "f: url: is missing (http[s]://host[:port][/prefix] is needed)",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_told() {
+        let base = "id = \"5\"\nurl = \"http://mp\"\n";
+        let (_, faults) = read(&format!("{base}certificate = \"c.pem\""));
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(
+            faults[0].contains("is of no use to an http:// url"),
+            "{faults:?}"
+        );
+        assert!(faults[1].contains("needs a key"), "{faults:?}");
+        let (_, faults) = read(&format!("{base}key = \"c.key\""));
+        assert!(faults[0].contains("needs a certificate"), "{faults:?}");
+        let (_, faults) = read(&format!(
+            "{base}password-file = \"a\"\npassword-env = \"B\"\nhost = \"a/b\"\nfingerprint = \"12\""
+        ));
+        assert_eq!(faults.len(), 3, "{faults:?}");
+    }
+
+    #[test]
+    fn a_fingerprint_is_read_with_and_without_colons() {
+        let plain = "0a".repeat(32);
+        let colons = ["0A"; 32].join(":");
+        for text in [plain, colons] {
+            let (settings, faults) = read(&format!(
+                "id = \"5\"\nurl = \"https://mp\"\nfingerprint = \"{text}\""
+            ));
+            assert!(faults.is_empty(), "{faults:?}");
+            assert_eq!(settings.name_check, NameCheck::Pinned([10; 32]));
+        }
+    }
+}

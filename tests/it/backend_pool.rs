@@ -203,7 +203,11 @@ async fn an_answer_that_dies_midway_is_an_error_and_never_a_clean_end() {
 
 #[tokio::test]
 async fn what_is_not_http_is_told_apart_from_a_broken_connection() {
-    for junk in ["SSH-2.0-OpenSSH_9.2\r\n\r\n", "HTTP/1.1 2000 OK\r\n\r\n"] {
+    for junk in [
+        "SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+    ] {
         let server = Raw::start(move |_, mut wire| async move {
             wire.head().await.unwrap();
             wire.say(junk).await;

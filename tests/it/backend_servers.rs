@@ -17,10 +17,14 @@ use opencmg::metrics::{ByRole, Metrics};
 use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem};
 use opencmg::role::{Kind, RoleId};
 use opencmg::tasks::Tasks;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::client::spawn;
 use crate::world::{eventually, free_address, now};
@@ -334,9 +338,9 @@ impl Drop for Raw {
 }
 
 /// One connection of a scripted server.
-pub struct Wire(pub TcpStream);
+pub struct Wire<S = TcpStream>(pub S);
 
-impl Wire {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Reads one request head; `None` when the peer has closed.
     pub async fn head(&mut self) -> Option<String> {
         let mut head = Vec::new();
@@ -365,5 +369,43 @@ impl Wire {
             "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
         ))
         .await;
+    }
+}
+
+/// A scripted server behind TLS.
+pub struct TlsRaw {
+    pub address: SocketAddr,
+    _raw: Raw,
+}
+
+impl TlsRaw {
+    /// Starts a server with a certificate; a closure plays each of its connections.
+    pub async fn start<F, Fut>(certificate: &Path, key: &Path, play: F) -> Self
+    where
+        F: Fn(usize, Wire<TlsStream<TcpStream>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let chain = CertificateDer::pem_file_iter(certificate).unwrap();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.map(Result::unwrap).collect(), key)
+            .unwrap();
+        let (acceptor, play) = (TlsAcceptor::from(Arc::new(config)), Arc::new(play));
+        let raw = Raw::start(move |number, wire| {
+            let (acceptor, play) = (acceptor.clone(), play.clone());
+            async move {
+                let stream = acceptor.accept(wire.0).await.unwrap();
+                play(number, Wire(stream)).await;
+            }
+        })
+        .await;
+        Self {
+            address: raw.address,
+            _raw: raw,
+        }
     }
 }

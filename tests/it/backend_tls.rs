@@ -8,7 +8,7 @@ use opencmg::pki::issue::{KeyAlgorithm, Leaf, Purpose, Validity};
 use opencmg::reason::Reason;
 use rustls::pki_types::UnixTime;
 
-use crate::backend_servers::{Ca, Server, Subject, request, settings};
+use crate::backend_servers::{Ca, Server, Subject, TlsRaw, request, settings};
 use crate::world::now;
 
 async fn nginx(certificate: &std::path::Path, key: &std::path::Path, more: &str) -> Server {
@@ -358,4 +358,42 @@ async fn every_fault_of_the_files_is_reported_at_once() {
         "{faults:?}"
     );
     assert!(faults[2].starts_with("certificate: "), "{faults:?}");
+}
+
+#[tokio::test]
+async fn a_body_that_was_held_back_goes_out_on_a_fresh_connection_when_the_used_one_breaks() {
+    let ca = Ca::new();
+    let (certificate, key) = ca.localhost(KeyAlgorithm::EcdsaP256);
+    let server = TlsRaw::start(&certificate, &key, |number, mut wire| async move {
+        while let Some(head) = wire.head().await {
+            if head.starts_with("GET") {
+                wire.answer("first").await;
+                continue;
+            }
+            assert!(head.contains("expect: 100-continue"), "{head}");
+            if number == 0 {
+                return;
+            }
+            wire.say("HTTP/1.1 100 Continue\r\n\r\n").await;
+            let body = wire.body(5).await;
+            wire.answer(std::str::from_utf8(&body).unwrap()).await;
+        }
+    })
+    .await;
+    let leaf = Leaf::client("cp-1.corp.example", Validity::days(now(), 30));
+    let (certificate, key) = ca.issue("client", KeyAlgorithm::EcdsaP256, &leaf);
+    let subject = Subject::new(BackendSettings {
+        certificate: Some(certificate),
+        key: Some(key),
+        ..trusting(&ca, &format!("https://localhost:{}", server.address.port()))
+    });
+    let first = subject.send(request("GET", "/", "")).await.unwrap();
+    assert_eq!(first.body(), "first");
+    let post = subject
+        .send(request("CCM_POST", "/", "hello"))
+        .await
+        .unwrap();
+    assert_eq!(post.body(), "hello");
+    assert_eq!(subject.dials(), 2);
+    subject.finish().await;
 }
