@@ -9,7 +9,7 @@ mod gateway;
 use std::path::Path;
 
 pub use connection_point::{ConnectionPoint, load_connection_point};
-pub use gateway::{Gateway, addresses, load_gateway};
+pub use gateway::{Gateway, addresses, inspect_gateway, load_gateway};
 
 use crate::settings::{Problem, Source};
 

@@ -307,12 +307,11 @@ impl Listener {
         self.count(Handshake::Failed);
         let failures = &self.0.metrics.handshake_failures;
         failures.get_or_create(&ByReason::new(reason)).inc();
-        match reason {
-            // Someone holds a key and wants to be a connection point: an administrator should know.
-            Reason::TunnelNotAuthenticated => {
-                warn!(%remote, %reason, detail, "a tunnel is refused")
-            }
-            _ => debug!(%remote, %reason, detail, "handshake failed"),
+        if reason == Reason::TunnelNotAuthenticated {
+            // Someone wants to be a connection point: an administrator should know.
+            warn!(%remote, %reason, detail, "a tunnel is refused");
+        } else {
+            debug!(%remote, %reason, detail, "handshake failed");
         }
     }
 

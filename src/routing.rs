@@ -67,7 +67,7 @@ pub enum Way {
     Mutual,
     /// Under `CCM_Proxy_ServerAuth`: the endpoint's scheme.
     Server,
-    /// At the root of a host name: the endpoint's scheme, where a verified certificate does for a token.
+    /// At the root of a host name: the endpoint's scheme, where a verified certificate stands for a token.
     Root,
 }
 

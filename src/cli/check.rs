@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::roles::{bind, of_file};
+use super::roles::{bind, busy_ports, of_file};
 use super::{Failure, print};
 use crate::config::{self, Role};
 use crate::connection_point::{ConnectionPoint, preflight};
+use crate::gateway::Settings;
 use crate::metrics::Metrics;
 use crate::pki::UnixTime;
 use crate::service;
@@ -22,14 +23,32 @@ pub(super) async fn file(path: PathBuf) -> Result<(), Failure> {
 }
 
 async fn gateway(path: &Path) -> Result<String, Vec<Problem>> {
-    let config = config::load_gateway(path)?;
-    let definition = service::load(&config.store, UnixTime::now())?;
+    let (config, mut problems) = config::inspect_gateway(path).map_err(|problem| vec![problem])?;
+    let note = note_on(&config.settings);
+    let definition = match service::load(&config.store, UnixTime::now()) {
+        Ok(definition) if problems.is_empty() => definition,
+        faulty => {
+            // The ports are tried nevertheless, so that everything is told at once.
+            problems.extend(faulty.err().unwrap_or_default());
+            problems.extend(busy_ports(path, &config.settings));
+            return Err(problems);
+        }
+    };
     let (name, roles) = (definition.name.clone(), definition.roles.len());
     bind(path, config.settings, definition, &Metrics::new()).await?;
+    let roles = count(roles, "role");
     Ok(format!(
-        "all is well: a gateway of {name} with {}",
-        count(roles, "role")
+        "all is well: a gateway of {name} with {roles}{note}"
     ))
+}
+
+/// A load balancer that carries tunnels and asks for readiness keeps an instance out that no tunnel has met.
+fn note_on(settings: &Settings) -> &'static str {
+    if settings.listener.proxy_protocol_from.is_empty() || !settings.tunnel_listen.is_empty() {
+        return "";
+    }
+    "\nnote: the load balancer of listener.proxy-protocol-from carries tunnels, too: let it probe /healthz, not \
+     /readyz, which fails until a tunnel is up"
 }
 
 async fn connection_point(path: &Path) -> Result<String, Vec<Problem>> {

@@ -1,6 +1,7 @@
 //! The two roles as processes in the foreground: start, tell the service manager, attend to signals and changed
 //! files, drain.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use super::Failure;
 use crate::config;
 use crate::connection_point::{self, ConnectionPoint};
 use crate::gateway::{Addresses, Definition, Gateway, Handle};
+use crate::listener;
 use crate::logging::{self, AccessCounts, AccessLog, Component, Log};
 use crate::metrics::{ByReload, Metrics, Reload};
 use crate::pki::UnixTime;
@@ -97,16 +99,29 @@ pub(super) async fn bind(
 ) -> Result<Gateway, Vec<Problem>> {
     let keys = config::addresses(&settings);
     let bound = Gateway::bind(settings, Arc::new(definition), metrics.clone()).await;
-    bound.map_err(|faults| {
-        let mut problems = of_file(path, faults);
-        for problem in &mut problems {
-            let told = |(_, address): &&(String, _)| problem.what.contains(&format!(" {address}:"));
-            if let Some((key, _)) = keys.iter().find(told) {
-                problem.key = format!("gateway.{key}");
-            }
+    bound.map_err(|faults| with_keys(of_file(path, faults), &keys))
+}
+
+/// What cannot be bound now, by its key.
+pub(super) fn busy_ports(path: &Path, settings: &crate::gateway::Settings) -> Vec<Problem> {
+    let keys = config::addresses(settings);
+    let faults = keys
+        .iter()
+        .filter_map(|(_, address)| listener::bind(*address).err())
+        .collect();
+    with_keys(of_file(path, faults), &keys)
+}
+
+/// Tells which key an address stands in.
+fn with_keys(mut problems: Vec<Problem>, keys: &[(String, SocketAddr)]) -> Vec<Problem> {
+    for problem in &mut problems {
+        let told =
+            |(_, address): &&(String, SocketAddr)| problem.what.contains(&format!(" {address}:"));
+        if let Some((key, _)) = keys.iter().find(told) {
+            problem.key = format!("gateway.{key}");
         }
-        problems
-    })
+    }
+    problems
 }
 
 /// A role that runs, with what belongs to its process.

@@ -28,11 +28,20 @@ pub struct Gateway {
 /// # Errors
 /// Everything that is wrong with it, in the order of its keys.
 pub fn load_gateway(path: &Path) -> Result<Gateway, Vec<Problem>> {
-    let source = Source::load(path).map_err(|problem| vec![problem])?;
+    let (gateway, problems) = inspect_gateway(path).map_err(|problem| vec![problem])?;
+    problems.is_empty().then_some(gateway).ok_or(problems)
+}
+
+/// Reads `gateway.toml` and goes on where it is wrong: returns what it says, with defaults in the place of faults, and
+/// every fault.
+///
+/// # Errors
+/// One problem, if it cannot be read or is not TOML.
+pub fn inspect_gateway(path: &Path) -> Result<(Gateway, Vec<Problem>), Problem> {
+    let source = Source::load(path)?;
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
     let gateway = read(&source.root(), folder);
-    let problems = source.finish();
-    problems.is_empty().then_some(gateway).ok_or(problems)
+    Ok((gateway, source.finish()))
 }
 
 pub(super) fn read(root: &Reader<'_>, folder: &Path) -> Gateway {

@@ -316,22 +316,131 @@ fn check_passes_what_is_right_and_names_a_port_in_use_by_its_key() {
 }
 
 #[test]
-fn check_prints_every_problem_of_the_file_and_exits_78() {
+fn check_prints_every_problem_of_all_files_and_exits_78() {
     let temp = tempfile::tempdir().unwrap();
-    fs::write(
-        temp.path().join("f.toml"),
-        "[gateway]\nindex = 16\nport = 443\n",
-    )
-    .unwrap();
+    let write = |name: &str, text: &str| fs::write(temp.path().join(name), text).unwrap();
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap();
+    write(
+        "f.toml",
+        &format!(
+            "[gateway]\nindex = 16\nport = 443\nlisten = [\"{address}\"]\nhealth = \"127.0.0.1:0\"\nadmin = \"127.0.0.1:0\"\n"
+        ),
+    );
+    fs::create_dir(temp.path().join("service")).unwrap();
+    write(
+        "service/service.toml",
+        "[trust]\nanchors = [\"root.pem\"]\n[connection-points]\nca = []\n[[certificate]]\nfile = \"a.pfx\"\n[[role]]\nid = \"1\"\nkind = \"printer\"\n",
+    );
     let output = run(&["check", "f.toml"], temp.path());
     assert_eq!(output.status.code(), Some(78));
     assert_eq!(text(&output.stdout), "");
     assert_eq!(
         text(&output.stderr),
-        "f.toml: gateway.index: is 16 (a whole number from 0 to 15 is allowed)\n\
-         f.toml: gateway.port: is not a key here (address, admin, drain-deadline, health, index, listen, store, \
-         tunnel-listen are allowed)\n"
+        format!(
+            "f.toml: gateway.index: is 16 (a whole number from 0 to 15 is allowed)\n\
+             f.toml: gateway.port: is not a key here (address, admin, drain-deadline, health, index, listen, store, \
+             tunnel-listen are allowed)\n\
+             service/service.toml: certificate[0].file: service/a.pfx: cannot be read: No such file or directory (os error 2)\n\
+             service/service.toml: connection-points.ca: no trust anchor is given\n\
+             service/service.toml: role[0].kind: is \"printer\" (one of \"management-point\", \"software-update-point\", \"web\" is allowed)\n\
+             service/service.toml: trust.anchors[0]: service/root.pem: cannot be read: No such file or directory (os error 2)\n\
+             f.toml: gateway.listen[0]: cannot listen on {address}: Address already in use (os error 98)\n"
+        )
     );
+}
+
+#[test]
+fn a_connection_points_preflight_says_a_line_for_each_step_and_what_to_do() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("q");
+    let quickstart = Running::start(&["quickstart", "--port", "0", "--dir", dir.to_str().unwrap()]);
+    quickstart.line("ready");
+    let check = [
+        "connection-point",
+        "check",
+        "--config",
+        "connection-point.toml",
+    ];
+    let well = run(&check, &dir);
+    let verdicts = text(&well.stdout);
+    assert!(well.status.success(), "{verdicts}{}", text(&well.stderr));
+    for step in [
+        "dns",
+        "tcp",
+        "tls",
+        "alpn",
+        "clock",
+        "authorisation",
+        "backend",
+    ] {
+        let found = verdicts
+            .lines()
+            .any(|line| line.starts_with(&format!("ok   {step} ")));
+        assert!(found, "{step}\n{verdicts}");
+    }
+    quickstart.signal("-INT");
+    assert!(quickstart.end().success());
+
+    let ill = run(&check, &dir);
+    assert_eq!(ill.status.code(), Some(1));
+    let verdicts = text(&ill.stdout);
+    let failed: Vec<_> = verdicts
+        .lines()
+        .filter(|line| line.starts_with("FAIL"))
+        .collect();
+    assert!(failed.len() >= 3, "{verdicts}");
+    for line in failed {
+        assert!(line.contains(" -> "), "{line}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_service_manager_is_told_of_start_reload_and_stop() {
+    let (_temp, dir) = quickstart_folder();
+    let socket_path = dir.join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&socket_path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let told = |what: &str| loop {
+        let mut buffer = [0; 4096];
+        let length = socket.recv(&mut buffer).unwrap();
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if message.lines().any(|line| line == what) {
+            return;
+        }
+    };
+    for (role, file, said) in [
+        ("gateway", "gateway.toml", "no CRL is checked"),
+        (
+            "connection-point",
+            "connection-point.toml",
+            "dialling the gateways",
+        ),
+    ] {
+        let log = dir.join(format!("{role}.log"));
+        let child = opencmg(&[role, "--config", file])
+            .current_dir(&dir)
+            .env("NOTIFY_SOCKET", &socket_path)
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut running = Running {
+            child,
+            lines: mpsc::channel().1,
+        };
+        told("READY=1");
+        running.signal("-HUP");
+        told("RELOADING=1");
+        told("READY=1");
+        running.signal("-TERM");
+        told("STOPPING=1");
+        assert!(running.child.wait().unwrap().success(), "{role}");
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(log.contains(said), "{log}");
+        assert!(log.contains("has not changed"), "{log}");
+    }
 }
 
 /// What the administration port of a process says.

@@ -200,7 +200,7 @@ async fn an_endpoint_with_tokens_and_one_that_needs_a_certificate_refuse_strange
     let answer = at_root(rig.anonymous()).get(path).await;
     assert_eq!(
         (answer.status.as_u16(), answer.phrase.as_str()),
-        (401, "CMGService_Invalid_Token")
+        (403, "CMGService_ClientCertificateMissing")
     );
     assert_eq!(forwarded.load(Ordering::SeqCst), 1);
     rig.finish().await;
