@@ -5,6 +5,8 @@
 
 #![allow(missing_docs, reason = "tests are sentences")]
 #![allow(unreachable_pub, reason = "one binary, several modules")]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(clippy::print_stdout, reason = "a failing seed is printed")]
 
 #[path = "sim/faults.rs"]
 mod faults;

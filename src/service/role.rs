@@ -42,7 +42,8 @@ pub(super) fn read(root: &Reader<'_>, listed: &[String]) -> Vec<RoleSettings> {
 fn read_role(reader: &Reader<'_>, listed: &[String]) -> Option<RoleSettings> {
     let id = reader.parsed("id", ID, RoleId::parse);
     let has_kind = reader.has("kind");
-    let kind = reader.choice("kind", Kind::WORDS, Kind::Web);
+    // What stands in for a kind that is wrong must ask for nothing more.
+    let kind = reader.choice("kind", Kind::WORDS, Kind::ManagementPoint);
     for key in ["id", "kind"].into_iter().filter(|key| !reader.has(key)) {
         let needed = if key == "id" { ID.to_owned() } else { kinds() };
         reader.fault(key, format!("is missing ({needed} is needed)"));

@@ -342,7 +342,7 @@ fn check_prints_every_problem_of_all_files_and_exits_78() {
              f.toml: gateway.port: is not a key here (address, admin, drain-deadline, health, index, listen, store, \
              tunnel-listen are allowed)\n\
              service/service.toml: certificate[0].file: service/a.pfx: cannot be read: No such file or directory (os error 2)\n\
-             service/service.toml: connection-points.ca: no trust anchor is given\n\
+             service/service.toml: connection-points.ca: no trust anchor is given (at least one root is needed)\n\
              service/service.toml: role[0].kind: is \"printer\" (one of \"management-point\", \"software-update-point\", \"web\" is allowed)\n\
              service/service.toml: trust.anchors[0]: service/root.pem: cannot be read: No such file or directory (os error 2)\n\
              f.toml: gateway.listen[0]: cannot listen on {address}: Address already in use (os error 98)\n"

@@ -276,6 +276,8 @@ async fn a_dead_backend_is_told_apart_and_served_again_when_it_is_back() {
 async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
     let cut = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", cut.local_addr().unwrap());
+    let scissors = Arc::new(Semaphore::new(0));
+    let held = scissors.clone();
     spawn(async move {
         loop {
             let (mut tcp, _) = cut.accept().await.unwrap();
@@ -284,6 +286,7 @@ async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
             if tcp.read(&mut head).await.is_ok_and(|n| n > 0) {
                 let half = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf";
                 tcp.write_all(half.as_bytes()).await.unwrap();
+                held.acquire().await.unwrap().forget();
             }
         }
     });
@@ -296,6 +299,7 @@ async fn an_answer_cut_by_its_backend_is_never_taken_for_a_whole_one() {
     for connection in [&mut h1, &mut h2] {
         let response = connection.start(client.addressed(gets())).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
+        scissors.add_permits(1);
         assert!(read(response).await.is_err(), "a cut answer ended cleanly");
     }
     world.finish().await;

@@ -4,6 +4,10 @@
 #![allow(dead_code, reason = "the harness offers more than each topic uses")]
 #![allow(unreachable_pub, reason = "one binary, many modules")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(
+    clippy::print_stderr,
+    reason = "a failing test shows the logs of its nodes"
+)]
 
 mod backend;
 mod backend_answers;

@@ -1,13 +1,14 @@
 //! What an administrator sees of a request: access log, metrics and health, with one request id on all hops.
 
 use std::fs;
+use std::path::Path;
 
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 
 use crate::backend::{self, Backend};
 use crate::client::get;
-use crate::world::{Plan, eventually, mutual, plain_get};
+use crate::world::{Plan, World, eventually, mutual, plain_get};
 
 #[tokio::test]
 async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
@@ -51,14 +52,7 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
         "the parent is not the gateway: {trace}"
     );
 
-    let file = world.dir.path().join("access.json");
-    let mut line = String::new();
-    eventually("the line is written", async || {
-        line = fs::read_to_string(&file).unwrap_or_default();
-        line.contains(id)
-    })
-    .await;
-    let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+    let line = access_line(&world.dir.path().join("access.json"), id).await;
     assert_eq!(line["request_id"], id);
     assert_eq!(line["method"], "GET");
     assert_eq!(line["status"], 200);
@@ -85,16 +79,7 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
     assert_eq!(gateway.metric("opencmg_revocation_checked", "").await, 0.0);
     gateway.says("no CRL is checked").await;
 
-    let refused = world.anonymous().get(&mutual("SMS_MP/x")).await;
-    assert_eq!(refused.status, StatusCode::FORBIDDEN);
-    let reason = "reason=\"certificate-missing\"";
-    eventually("the refusal is counted by its reason", async || {
-        gateway
-            .metric("opencmg_request_failures_total", reason)
-            .await
-            == 1.0
-    })
-    .await;
+    assert_a_refusal_is_counted(&world).await;
     world.finish().await;
 }
 
@@ -152,4 +137,29 @@ async fn a_hangup_reloads_and_reopens_the_logs() {
     .await;
     world.finish().await;
     backend.stop().await;
+}
+
+/// The line of the access log that has a text, once it is written.
+async fn access_line(file: &Path, text: &str) -> serde_json::Value {
+    let mut lines = String::new();
+    eventually("the line is written", async || {
+        lines = fs::read_to_string(file).unwrap_or_default();
+        lines.contains(text)
+    })
+    .await;
+    let line = lines.lines().find(|line| line.contains(text)).unwrap();
+    serde_json::from_str(line).unwrap()
+}
+
+async fn assert_a_refusal_is_counted(world: &World) {
+    let refused = world.anonymous().get(&mutual("SMS_MP/x")).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let reason = "reason=\"certificate-missing\"";
+    eventually("the refusal is counted by its reason", async || {
+        gateway
+            .metric("opencmg_request_failures_total", reason)
+            .await
+            == 1.0
+    })
+    .await;
 }

@@ -208,10 +208,12 @@ async fn a_connection_point_that_may_not_come_in_is_told_why() {
     let pki = &world.pki;
     pki.issue(&pki.stranger, "cp-1", &Leaf::connection_point("cp-1", days));
     world.connection_points[0].start();
-    world.gateways[0].says("tunnel-not-authenticated").await;
-    world.connection_points[0]
-        .says("does not know the CA")
+    world.gateways[0]
+        .says("reason=tunnel-not-authenticated")
         .await;
+    let told = "the gateway refuses this connection point: \
+                its certificate does not chain to the service's connection-point CA";
+    world.connection_points[0].says(told).await;
     world.connection_points[0].stop().await;
     finish(world, backend).await;
 }

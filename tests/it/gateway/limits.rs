@@ -270,6 +270,11 @@ async fn bodies_and_requests_are_counted_once_at_their_end() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     let mut plan = Plan::new();
+    // More than every buffer on the way takes, so that the answer waits for the client.
+    plan.handler = answering(|incoming| async move {
+        let large = Response::new(body(vec![7; 8 << 20]));
+        let _ = incoming.respond.send(large).await;
+    });
     plan.settings.proxy.send_timeout = Duration::from_millis(300);
     let rig = plan.start().await;
     let tls = rig.client().tls(&[b"h2"]).await.unwrap();

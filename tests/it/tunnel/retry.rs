@@ -39,7 +39,7 @@ async fn first(
     }
 }
 
-async fn answer(way: &mut h2::server::SendResponse<Bytes>, text: &'static str) {
+fn answer(way: &mut h2::server::SendResponse<Bytes>, text: &'static str) {
     let mut body = way.send_response(Response::new(()), false).unwrap();
     body.send_data(Bytes::from(text), true).unwrap();
 }
@@ -73,7 +73,7 @@ async fn a_refused_stream_is_sent_again_with_its_body() {
         let (request, mut way) = other.recv().await.unwrap();
         assert_eq!(request.method().as_str(), "CCM_POST");
         assert_eq!(read(request.into_body()).await, vec![7; 60_000]);
-        answer(&mut way, "second").await;
+        answer(&mut way, "second");
     };
     let (answered, ()) = tokio::join!(sending, peers);
     assert_eq!(answered.unwrap().text(), "second");
