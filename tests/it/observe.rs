@@ -152,6 +152,7 @@ async fn access_line(file: &Path, text: &str) -> serde_json::Value {
 }
 
 async fn assert_a_refusal_is_counted(world: &World) {
+    let gateway = &world.gateways[0];
     let refused = world.anonymous().get(&mutual("SMS_MP/x")).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     let reason = "reason=\"certificate-missing\"";
