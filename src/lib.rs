@@ -52,7 +52,8 @@
 //!   X.509 type.
 //! - A certificate that does not verify counts as none, and its reason is kept. A resumed session passes the same
 //!   verification as a full handshake, so that resumption never outlives trust.
-//! - Identity, forwarding and `opencmg-` fields of a client are removed before ours are set, on every path.
+//! - Identity, forwarding and `opencmg-` fields of a client are removed before ours are set, on every path; the one exception
+//!   is `opencmg-service`, the chain of marks by which loops are found, which is extended and never trusted for anything else.
 //! - The service definition is the only authority on roles for the gateway, the connection point's own file for the connection
 //!   point; what the other side says is availability only.
 //! - A definition and a trust generation are applied whole or not at all; the last good one stays in force.

@@ -1,6 +1,6 @@
 //! `connection-point.toml`: what one connection point is, which gateways it dials and what it publishes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::connection_point::Settings;
 use crate::logging;
@@ -24,9 +24,7 @@ pub fn load_connection_point(path: &Path, now: UnixTime) -> Result<ConnectionPoi
     let source = Source::load(path).map_err(|problem| vec![problem])?;
     let root = source.root();
     let connection_point = read(&root);
-    if !source.is_faulty() {
-        check_certificate(&root, &connection_point.settings, now);
-    }
+    check_files(&root, &connection_point.settings, now);
     drop(root);
     let problems = source.finish();
     problems
@@ -39,6 +37,39 @@ pub(super) fn read(root: &Reader<'_>) -> ConnectionPoint {
     ConnectionPoint {
         settings: Settings::read(root),
         log: logging::Settings::read_without_access(&root.table("log")),
+    }
+}
+
+/// Looks at every file that is named, also beside other faults, so that everything is told at once.
+fn check_files(root: &Reader<'_>, settings: &Settings, now: UnixTime) {
+    let named = |path: &Path| !path.as_os_str().is_empty();
+    if named(&settings.certificate) && named(&settings.key) {
+        check_certificate(root, settings, now);
+    }
+    for (index, gateway) in settings.gateways.iter().enumerate() {
+        check_authorities(root, &format!("gateway[{index}].ca"), &gateway.ca);
+    }
+    for (index, role) in settings.roles.iter().enumerate() {
+        check_authorities(root, &format!("role[{index}].ca"), &role.backend.ca);
+    }
+}
+
+fn check_authorities(root: &Reader<'_>, key: &str, files: &[PathBuf]) {
+    for (index, path) in files.iter().enumerate() {
+        let fault = |what: String| {
+            root.fault(
+                &format!("{key}[{index}]"),
+                format!("{}: {what}", path.display()),
+            );
+        };
+        match std::fs::read(path) {
+            Err(error) => fault(format!("cannot be read: {error}")),
+            Ok(bytes) => {
+                if let Err(error) = pki::read_certificates(&bytes) {
+                    fault(error.to_string());
+                }
+            }
+        }
     }
 }
 

@@ -316,6 +316,27 @@ fn check_passes_what_is_right_and_names_a_port_in_use_by_its_key() {
 }
 
 #[test]
+fn check_tells_every_fault_of_a_connection_point_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = "[connection-point]\ncertificate = \"cp.pem\"\nkey = \"cp.key\"\n\
+                [[gateway]]\nname = \"gw.example\"\naddresses = [\"gw.example:443\"]\nca = [\"root.pem\"]\n\
+                [[role]]\nid = \"1\"\nkind = \"mp\"\nurl = \"http://mp.example\"\n";
+    fs::write(temp.path().join("f.toml"), file).unwrap();
+    let output = run(&["check", "f.toml"], temp.path());
+    assert_eq!(output.status.code(), Some(78));
+    let absent = "cannot be read: No such file or directory (os error 2)";
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "f.toml: connection-point.certificate: cp.pem: {absent}\n\
+             f.toml: connection-point.key: cp.key: {absent}\n\
+             f.toml: gateway[0].ca[0]: root.pem: {absent}\n\
+             f.toml: role[0].kind: is \"mp\" (one of \"management-point\", \"software-update-point\", \"web\" is allowed)\n"
+        )
+    );
+}
+
+#[test]
 fn check_prints_every_problem_of_all_files_and_exits_78() {
     let temp = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(temp.path().join(name), text).unwrap();
