@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::reason::Reason;
 
+/// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
+const ANSWERS_TO_FRAMES: usize = 256;
+
 /// The counts and marks of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -60,6 +63,9 @@ impl Activity {
         if self.is_idle() {
             self.touch();
         }
+        if bytes > ANSWERS_TO_FRAMES {
+            self.asked();
+        }
     }
 
     /// Notes the begin of a request, whose head has arrived.
@@ -102,7 +108,7 @@ impl Activity {
         self.pressing.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes that an answer was asked for more: the client takes what it is sent.
+    /// Notes that an answer was asked for more, or that more of it was sent: the client takes what it is sent.
     pub(super) fn asked(&self) {
         self.asked_ms.store(self.now_ms(), Ordering::Relaxed);
     }

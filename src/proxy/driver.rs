@@ -21,6 +21,9 @@ use crate::metrics::ByReason;
 use crate::pki::CertificateFault;
 use crate::reason::Reason;
 
+/// How long an HTTP/2 client has to acknowledge that no more requests are taken.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// How a connection ended.
 enum End {
     /// By itself.
@@ -161,9 +164,14 @@ impl Driver {
     }
 
     fn idle_limit(&self) -> Duration {
-        match self.wound_up || self.hung_up {
-            true => self.shared.settings.drain_idle,
-            false => self.shared.settings.idle_timeout,
+        let settings = &self.shared.settings;
+        match (self.hung_up, self.http2, self.wound_up) {
+            // What is buffered of the last answer still goes out; then the connection ends by itself.
+            (true, false, _) => settings.send_timeout,
+            // The client was told and has to say that it heard.
+            (true, true, _) => FAREWELL,
+            (false, _, true) => settings.drain_idle,
+            (false, _, false) => settings.idle_timeout,
         }
     }
 
