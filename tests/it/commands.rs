@@ -515,3 +515,31 @@ fn a_change_of_the_service_definition_is_taken_over_by_itself_and_a_bad_one_chan
     quickstart.signal("-INT");
     assert!(quickstart.end().success());
 }
+
+#[test]
+fn a_connection_point_takes_a_changed_file_over_by_itself_and_a_bad_one_changes_nothing() {
+    let (_temp, dir) = quickstart_folder();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let file = dir.join("connection-point.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    let good = good.replace("admin = \"127.0.0.1:0\"", &format!("admin = \"{address}\""));
+    fs::write(&file, &good).unwrap();
+    let file_name = file.to_str().unwrap();
+    let running = Running::start(&["connection-point", "--config", file_name]);
+    let begun = SystemTime::now();
+    while std::net::TcpStream::connect(&address).is_err() {
+        assert!(begun.elapsed().unwrap_or_default() < DEADLINE);
+    }
+    fs::write(&file, format!("{good}retries = 3\n")).unwrap();
+    wait_for_metric(&address, "opencmg_reloads_total{outcome=\"refused\"} 1");
+    fs::write(
+        &file,
+        good.replace("[[gateway]]", "tunnels = 3\n[[gateway]]"),
+    )
+    .unwrap();
+    wait_for_metric(&address, "opencmg_reloads_total{outcome=\"applied\"} 1");
+    running.signal("-TERM");
+    assert!(running.end().success());
+}
