@@ -214,7 +214,9 @@ fn quickstart_leaves_a_folder_alone_that_is_not_its_own() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("thesis.tex"), "years of work").unwrap();
     let dir = temp.path().to_str().unwrap();
-    let output = run(&["quickstart", "--port", "0", "--dir", dir], temp.path());
+    // It would end by itself if it were not refused.
+    let arguments = ["quickstart", "--once", "--port", "0", "--dir", dir];
+    let output = run(&arguments, temp.path());
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         text(&output.stderr),
