@@ -1,5 +1,6 @@
 //! The commands as an administrator meets them: the real binary, its output, its exit codes, its signals.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -226,6 +227,52 @@ fn quickstart_leaves_a_folder_alone_that_is_not_its_own() {
         )
     );
     assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+}
+
+/// Every file below a folder with what it holds.
+fn files_of(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files_of(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn a_second_quickstart_on_a_live_folder_is_refused_and_changes_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("q");
+    let name = dir.to_str().unwrap();
+    let arguments = ["quickstart", "--port", "0", "--dir", name];
+    let first = Running::start(&arguments);
+    let curl = first.line("curl ");
+    let before = files_of(&dir);
+    assert!(before.len() > 10, "{:?}", before.keys());
+    for more in [&[][..], &["--once"]] {
+        let second = run(&[&arguments[..], more].concat(), temp.path());
+        assert_eq!(second.status.code(), Some(1));
+        assert_eq!(text(&second.stdout), "");
+        assert_eq!(
+            text(&second.stderr),
+            format!(
+                "opencmg: {name} is in use by another quickstart; end that one, or name another folder with --dir\n"
+            )
+        );
+    }
+    assert!(files_of(&dir) == before, "the first's files were changed");
+    assert_eq!(paste(&curl).0, "HTTP/1.1 200 OK");
+
+    // A lock that outlived a killed process would make the folder useless.
+    first.signal("-KILL");
+    assert!(!first.end().success());
+    let third = Running::start(&arguments);
+    third.line("ready");
+    third.signal("-INT");
+    assert!(third.end().success());
 }
 
 #[test]

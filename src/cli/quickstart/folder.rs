@@ -1,7 +1,7 @@
 //! The folder of a quickstart: whose it is, and the configuration in it.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -17,14 +17,18 @@ const MARKER: &str = ".opencmg-quickstart";
 const MARKER_TEXT: &str =
     "This folder was made by `opencmg quickstart`, which may replace any file in it.\n";
 
-/// A folder that is quickstart's own.
-pub(super) struct Folder(PathBuf);
+/// A folder that is quickstart's own, and this process's alone as long as this value lives.
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Locked. The system lets go of it however the process ends.
+    _marker: File,
+}
 
 impl Folder {
     /// Makes the folder, or takes over one that an earlier run made.
     ///
     /// # Errors
-    /// If it holds anything and was not made by quickstart, or cannot be made.
+    /// If it holds anything and was not made by quickstart, is in use by another process, or cannot be made.
     pub(super) fn take(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         match fs::read_dir(path) {
@@ -38,25 +42,25 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("{shown} cannot be used")),
         }
-        for name in ["", "pki", "clients", "service", "connection-point"] {
-            let path = path.join(name);
-            fs::create_dir_all(&path)
-                .with_context(|| format!("{} cannot be made", path.display()))?;
-            if name.is_empty() {
-                replace(&path.join(MARKER), MARKER_TEXT, Readers::All)?;
-            }
+        make(path)?;
+        let marker = lock(path)?;
+        for name in ["pki", "clients", "service", "connection-point"] {
+            make(&path.join(name))?;
         }
         let path = fs::canonicalize(path).with_context(|| format!("{shown} cannot be found"))?;
-        Ok(Self(path))
+        Ok(Self {
+            path,
+            _marker: marker,
+        })
     }
 
     /// The path of a file, from the root of the file system.
     pub(super) fn absolute(&self, name: &str) -> PathBuf {
         // Joining nothing would put a slash at the end.
         if name.is_empty() {
-            self.0.clone()
+            self.path.clone()
         } else {
-            self.0.join(name)
+            self.path.join(name)
         }
     }
 
@@ -136,6 +140,36 @@ impl Folder {
     }
 }
 
+fn make(folder: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))
+}
+
+/// Takes the marker of a folder for this process. Its file is never replaced: the lock is on the file, not its name.
+fn lock(folder: &Path) -> anyhow::Result<File> {
+    let path = folder.join(MARKER);
+    let shown = folder.display();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    let opened = options.open(&path);
+    let mut marker = opened.with_context(|| format!("{} cannot be written", path.display()))?;
+    match marker.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            return Err(anyhow!(
+                "{shown} is in use by another quickstart; end that one, or name another folder with --dir"
+            ));
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| {
+                format!("{shown} cannot be locked; name a folder of another file system with --dir")
+            });
+        }
+    }
+    let written = marker.write_all(MARKER_TEXT.as_bytes());
+    written.with_context(|| format!("{} cannot be written", path.display()))?;
+    Ok(marker)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +185,6 @@ mod tests {
         assert!(error.contains("that quickstart did not make"), "{error}");
         let file = path.join(MARKER);
         assert!(Folder::take(&file).is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), MARKER_TEXT);
     }
 }
