@@ -3,6 +3,8 @@
 //! Identity and forwarding fields of a client never pass, in whatever spelling a server behind us would accept:
 //! names are compared with `_` read as `-`, since CGI and IIS make one of the two.
 
+mod from_clients;
+
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
@@ -12,6 +14,7 @@ use bytes::Bytes;
 use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use self::from_clients::matches_dashed;
 use crate::role::RoleId;
 
 /// The phrase of a refusal or of a backend's error on its way through the tunnel.
@@ -40,23 +43,6 @@ pub static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-
 pub static CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("client-cert-subject");
 /// RFC 9209.
 pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
-
-/// Names a client may not send, with `_` read as `-`; a trailing `*` stands for any ending.
-const FROM_CLIENTS: &[&str] = &[
-    "client-cert*",
-    "forwarded",
-    "opencmg-*",
-    "proxy-status",
-    "x-arr-*",
-    "x-client-cert*",
-    "x-forwarded-*",
-    "x-http-method-override",
-    "x-original-url",
-    "x-real-ip",
-    "x-request-id",
-    "x-rewrite-url",
-    "x-ssl-*",
-];
 
 /// Fields of one connection (RFC 9110 §7.6.1) besides those that `Connection` nominates, and those that
 /// speak to the next proxy.
@@ -91,7 +77,7 @@ const NEVER_NOMINATED: &[&str] = &[
 pub fn strip_request(headers: &mut HeaderMap) {
     let trailers = wants_trailers(headers);
     strip_hop_by_hop(headers);
-    remove_where(headers, is_ours);
+    remove_where(headers, is_unwelcome);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -133,7 +119,7 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         text.split(',')
             .filter_map(|token| token.trim().parse().ok())
             .filter(|name: &HeaderName| {
-                !NEVER_NOMINATED.contains(&name.as_str()) && !is_ours(name.as_str())
+                !NEVER_NOMINATED.contains(&name.as_str()) && !is_unwelcome(name.as_str())
             })
             .collect()
     };
@@ -144,11 +130,8 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-fn is_ours(name: &str) -> bool {
-    FROM_CLIENTS
-        .iter()
-        .any(|pattern| matches_dashed(name, pattern))
-        || (name.contains('_') && is_set_with_dashes(name))
+fn is_unwelcome(name: &str) -> bool {
+    from_clients::contains(name) || (name.contains('_') && is_set_with_dashes(name))
 }
 
 /// Names that may come from a client as they are, but not in another spelling.
@@ -156,18 +139,6 @@ fn is_set_with_dashes(name: &str) -> bool {
     ["content-length", "transfer-encoding"]
         .iter()
         .any(|ours| matches_dashed(name, ours))
-}
-
-/// Whether a lower-case name matches a pattern when `_` is read as `-`.
-fn matches_dashed(name: &str, pattern: &str) -> bool {
-    let (stem, open) = match pattern.strip_suffix('*') {
-        Some(stem) => (stem, true),
-        None => (pattern, false),
-    };
-    let name = name.as_bytes();
-    let same = |(a, b): (&u8, u8)| *a == b || (*a == b'_' && b == b'-');
-    (name.len() == stem.len() || (open && name.len() > stem.len()))
-        && name.iter().zip(stem.bytes()).all(same)
 }
 
 fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {

@@ -2,6 +2,7 @@
 
 use http::Request;
 
+use super::raw;
 use super::rig::{HOST, MP, Plan, ROOT_HOST, Rig, SUP, answering, body, mutual, seen, server};
 use crate::client::{Client, empty, full, get};
 
@@ -40,6 +41,30 @@ async fn path_and_query_arrive_byte_for_byte_over_both_versions() {
 }
 
 #[tokio::test]
+async fn an_absolute_target_that_names_its_host_is_served_and_another_is_refused() {
+    let rig = rig().await;
+    let path = mutual("SMS_MP/x?a=1");
+    for (target, host, status) in [
+        (HOST, HOST.to_owned(), 200),
+        ("GW.OpenCMG.test:443", HOST.to_owned(), 200),
+        (HOST, ROOT_HOST.to_owned(), 400),
+        (ROOT_HOST, HOST.to_owned(), 400),
+        (HOST, format!("{HOST}:8443"), 400),
+        // It contradicts nothing in the request, but the handshake.
+        (ROOT_HOST, ROOT_HOST.to_owned(), 421),
+    ] {
+        let get = format!("GET https://{target}{path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let answer = raw::exchange(&rig.client(), &get).await;
+        assert_eq!(answer.status, status, "{get}{answer:?}");
+        if status == 200 {
+            let seen: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(seen["uri"], format!("https://{target}{path}"));
+        }
+    }
+    rig.finish().await;
+}
+
+#[tokio::test]
 async fn fields_that_a_client_may_not_set_are_removed_and_ours_are_set() {
     let rig = rig().await;
     let path = mutual("SMS_MP/x");
@@ -54,6 +79,11 @@ async fn fields_that_a_client_may_not_set_are_removed_and_ours_are_set() {
                 ("x_forwarded_proto", "http"),
                 ("client-cert", ":AAAA:"),
                 ("x-arr-clientcert", "AAAA"),
+                ("ssl-client-cert", "AAAA"),
+                ("True-Client-IP", "203.0.113.9"),
+                ("x_client_ip", "203.0.113.9"),
+                ("x-original-host", "other.test"),
+                ("x-http-method", "DELETE"),
                 ("opencmg-role", "1"),
                 ("via", "1.1 theirs"),
                 (
@@ -73,6 +103,11 @@ async fn fields_that_a_client_may_not_set_are_removed_and_ours_are_set() {
             "x_forwarded_proto",
             "client-cert",
             "x-arr-clientcert",
+            "ssl-client-cert",
+            "true-client-ip",
+            "x_client_ip",
+            "x-original-host",
+            "x-http-method",
             "opencmg-role",
             "via",
             "host",
