@@ -56,7 +56,7 @@ pub struct Refusal {
     pub status: Option<StatusCode>,
     /// What `Allow` lists.
     pub allow: Vec<Method>,
-    /// What `Retry-After` says, rounded up to seconds.
+    /// What `Retry-After` says, rounded up to seconds, at least one: at 0 everyone would be back at once.
     pub retry_after: Option<Duration>,
     /// Whether the client's connection is closed after the answer.
     pub close: bool,
@@ -254,7 +254,8 @@ pub fn phrase_of_backend(status: StatusCode, reason_phrase: Option<&[u8]>) -> St
 }
 
 fn seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+    let whole = duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+    whole.max(1)
 }
 
 #[cfg(test)]
@@ -323,6 +324,16 @@ mod tests {
         assert_eq!(problem["reason"], "no-tunnel");
         assert_eq!(problem["request-id"], "id");
         assert_eq!(problem["status"], 503);
+    }
+
+    #[test]
+    fn nobody_is_told_to_come_again_at_once() {
+        for (after, said) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (10_000, "10")] {
+            let response = Refusal::new(Reason::Draining)
+                .retry_after(Duration::from_millis(after))
+                .into_response(Hop::Gateway, "id", false);
+            assert_eq!(response.headers()["retry-after"], said, "{after} ms");
+        }
     }
 
     #[test]
