@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_util::io::InspectReader;
 
 use crate::client::{Client, spawn};
 use crate::world::{eventually, now, within};
@@ -40,6 +41,9 @@ pub const SUP: RoleId = RoleId::new(72_057_594_037_927_938);
 pub const WEB: RoleId = RoleId::new(72_057_594_037_927_939);
 
 pub type Handler = Arc<dyn Fn(Incoming) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// What the gateway sent through each tunnel, inside TLS.
+pub type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A path of the management point for clients with a certificate.
 pub fn mutual(rest: &str) -> String {
@@ -66,6 +70,7 @@ pub struct Rig {
     pub metrics: Metrics,
     pub pki: Pki,
     pub definition: Definition,
+    pub heard: Heard,
     run: JoinHandle<()>,
     supervisor: Drain,
     supervised: JoinHandle<()>,
@@ -118,7 +123,10 @@ impl Plan {
         let registry = gateway.registry().clone();
         let run = spawn(gateway.run());
         let supervisor = Drain::new();
-        let supervised = self.pki.supervise(&addresses, self.handler, &supervisor);
+        let heard = Heard::default();
+        let supervised = self
+            .pki
+            .supervise(&addresses, self.handler, &supervisor, &heard);
         eventually("a tunnel serves all roles", async || {
             registry.view().iter().any(|tunnel| tunnel.roles.len() == 3)
         })
@@ -129,6 +137,7 @@ impl Plan {
             metrics,
             pki: self.pki,
             definition: self.definition,
+            heard,
             run,
             supervisor,
             supervised,
@@ -260,7 +269,13 @@ impl Pki {
     }
 
     /// Dials the gateway and serves its requests.
-    fn supervise(&self, addresses: &Addresses, handler: Handler, drain: &Drain) -> JoinHandle<()> {
+    fn supervise(
+        &self,
+        addresses: &Addresses,
+        handler: Handler,
+        drain: &Drain,
+        heard: &Heard,
+    ) -> JoinHandle<()> {
         let leaf = Leaf::connection_point("cp-1", Validity::days(now(), 90));
         let tls = tls::tunnel_client(&TunnelClientSettings {
             key_pair: self.issue(&self.connection_points, "cp-1", &leaf),
@@ -269,14 +284,21 @@ impl Pki {
             way: Way::Alpn,
         });
         let connector = TlsConnector::from(tls.unwrap());
+        let heard = heard.clone();
         let dial = move |address: String| {
-            let connector = connector.clone();
+            let (connector, heard) = (connector.clone(), heard.clone());
             async move {
                 let tcp = TcpStream::connect(address).await?;
-                let name = Way::Alpn.server_name(HOST);
-                connector
-                    .connect(ServerName::try_from(name).unwrap(), tcp)
-                    .await
+                let name = ServerName::try_from(Way::Alpn.server_name(HOST)).unwrap();
+                let tls = connector.connect(name, tcp).await?;
+                let tunnel = {
+                    let mut all = heard.lock().unwrap();
+                    all.push(Vec::new());
+                    all.len() - 1
+                };
+                Ok(InspectReader::new(tls, move |bytes: &[u8]| {
+                    heard.lock().unwrap()[tunnel].extend_from_slice(bytes);
+                }))
             }
         };
         let published = [MP, SUP, WEB].map(|id| PublishedRole {
