@@ -6,7 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -106,6 +106,7 @@ pub struct Meter(Arc<Measured>);
 #[derive(Debug, Default)]
 struct Measured {
     bytes: AtomicU64,
+    ended: AtomicBool,
     fault: OnceLock<Reason>,
 }
 
@@ -113,6 +114,11 @@ impl Meter {
     /// The data bytes that passed so far.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the body was read to its end.
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.load(Ordering::Relaxed)
     }
 
     /// Why the body failed, if it did.
@@ -185,12 +191,19 @@ where
             return Poll::Ready(Some(Err(this.fail(error))));
         };
         let frame = match frame {
-            None => return Poll::Ready(None),
+            None => {
+                this.meter.0.ended.store(true, Ordering::Relaxed);
+                return Poll::Ready(None);
+            }
             Some(Err(error)) => {
                 return Poll::Ready(Some(Err(this.fail(BodyError::of_client(&error)))));
             }
             Some(Ok(frame)) => frame,
         };
+        if this.inner.is_end_stream() {
+            // Who knows the length does not ask again.
+            this.meter.0.ended.store(true, Ordering::Relaxed);
+        }
         let data = frame.data_ref().map_or(0, Bytes::len);
         if let Some(patience) = &mut this.pace {
             patience.progress(data);

@@ -27,6 +27,7 @@ pub(super) struct Activity {
     asked_ms: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    unread: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
     ended: OnceLock<Reason>,
@@ -43,6 +44,7 @@ impl Activity {
             asked_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            unread: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
             ended: OnceLock::new(),
@@ -78,6 +80,16 @@ impl Activity {
     pub(super) fn end(&self) {
         self.touch();
         self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes whether the last request was answered before its body was read to the end.
+    pub(super) fn leave_unread(&self, unread: bool) {
+        self.unread.store(unread, Ordering::Relaxed);
+    }
+
+    /// Whether the client may still be sending the body of a request that was answered.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Ordering::Relaxed)
     }
 
     /// Whether no request is under way.

@@ -96,7 +96,7 @@ impl Driver {
                 () = self.draining.draining(), if !self.wound_up => Look::WindUp,
                 () = self.peer.activity.hung_up() => Look::HangUp,
                 () = &mut timer => self.look(),
-                result = &mut connection => Look::End(End::Over(result)),
+                result = &mut connection => Look::End(self.over(result)),
             };
             match look {
                 Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
@@ -124,6 +124,15 @@ impl Driver {
                     return farewell(&self.shared, &self.peer, &end);
                 }
             }
+        }
+    }
+
+    /// A connection that ended by itself, or by a write that had no end.
+    fn over(&self, result: hyper::Result<()>) -> End {
+        let stalled = self.peer.activity.ended() == Some(Reason::StalledClient);
+        match result {
+            Err(_) if stalled => End::Stalled,
+            result => End::Over(result),
         }
     }
 

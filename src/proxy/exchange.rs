@@ -36,6 +36,8 @@ pub(super) struct Exchange {
     target: Uri,
     version: Version,
     route: Option<Arc<Published>>,
+    /// Whether the request has a body.
+    has_body: bool,
     upload: Option<Meter>,
     status: Option<u16>,
     reason: Option<Reason>,
@@ -46,11 +48,12 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Begins with the head of a request.
+    /// Begins with the head of a request, and whether a body comes after it.
     pub(super) fn begin(
         shared: Arc<Shared>,
         peer: Arc<Peer>,
         request: &http::request::Parts,
+        has_body: bool,
     ) -> Self {
         shared.requests.fetch_add(1, Ordering::Relaxed);
         peer.activity.begin();
@@ -64,6 +67,7 @@ impl Exchange {
             target: request.uri.clone(),
             version: request.version,
             route: None,
+            has_body,
             upload: None,
             status: None,
             reason: None,
@@ -184,6 +188,8 @@ impl Drop for Exchange {
         if self.shared.access.is_on() {
             self.record(finished, received);
         }
+        let unread = self.has_body && !self.upload.as_ref().is_some_and(Meter::is_ended);
+        self.peer.activity.leave_unread(unread);
         self.peer.activity.end();
         self.shared.requests.fetch_sub(1, Ordering::Relaxed);
     }

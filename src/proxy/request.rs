@@ -34,7 +34,8 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Answer> {
     let (head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head);
+    let has_body = !body.is_end_stream();
+    let mut exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head, has_body);
     // Boxed: the server of HTTP/1.1 keeps the place of this future as long as the connection lives, and most
     // connections are idle most of the time.
     match Box::pin(forward(&shared, &peer, &mut exchange, head, body)).await {

@@ -13,8 +13,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::Activity;
+use crate::reason::Reason;
+
+/// How long what a client still sends is thrown away after its last answer.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// How long of that it may be silent.
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 /// A stream whose peer is given up when it takes nothing for too long.
+///
+/// It is closed as RFC 9112 §9.6 has it: a client that was answered while it was sending a body is read on until it
+/// closes, since to close on unread bytes is a reset, and a reset takes the answer away that is on its way.
 #[derive(Debug)]
 pub(super) struct Stream<IO> {
     inner: IO,
@@ -22,6 +32,8 @@ pub(super) struct Stream<IO> {
     send_timeout: Duration,
     waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Until when what the client sends is thrown away, once the other direction is closed.
+    linger: Option<Instant>,
 }
 
 impl<IO> Stream<IO> {
@@ -32,6 +44,7 @@ impl<IO> Stream<IO> {
             send_timeout,
             waiting: false,
             timer: None,
+            linger: None,
         }
     }
 
@@ -52,7 +65,30 @@ impl<IO> Stream<IO> {
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
+        self.activity.set_ended(Reason::StalledClient);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<IO: AsyncRead + Unpin> Stream<IO> {
+    /// Reads and forgets, until the client closes, is silent or has had its time.
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep(LINGER_SILENCE)));
+        let mut forgotten = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut forgotten);
+            let read = Pin::new(&mut self.inner).poll_read(cx, &mut buffer);
+            let now = Instant::now();
+            match read {
+                Poll::Pending => return timer.as_mut().poll(cx),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && now < until => {
+                    timer.as_mut().reset(until.min(now + LINGER_SILENCE));
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+            }
+        }
     }
 }
 
@@ -69,7 +105,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -102,8 +138,20 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.judge(cx, result)
+        let this = &mut *self;
+        let until = match this.linger {
+            Some(until) => until,
+            None => {
+                let result = Pin::new(&mut this.inner).poll_shutdown(cx);
+                ready!(this.judge(cx, result))?;
+                if !this.activity.is_unread() {
+                    return Poll::Ready(Ok(()));
+                }
+                this.timer = None;
+                *this.linger.insert(Instant::now() + LINGER)
+            }
+        };
+        this.poll_linger(cx, until).map(Ok)
     }
 }
 
@@ -132,5 +180,41 @@ mod tests {
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(started.elapsed() >= 2 * (limit - Duration::from_secs(1)) + limit);
         assert_eq!(activity.bytes_sent(), 12);
+        assert_eq!(activity.ended(), Some(Reason::StalledClient));
+    }
+
+    /// How long a close takes while the client sends a byte at every interval, and closes after the given number.
+    async fn closing(unread: bool, every: Duration, bytes: u32) -> Duration {
+        let (ours, mut theirs) = tokio::io::duplex(256);
+        let activity = Arc::new(Activity::new());
+        activity.leave_unread(unread);
+        let mut stream = Stream::new(ours, activity, Duration::from_secs(300));
+        let started = Instant::now();
+        let sending = async {
+            for _ in 0..bytes {
+                sleep(every).await;
+                let _ = theirs.write_all(b"x").await;
+            }
+            drop(theirs);
+        };
+        let shut = async {
+            stream.shutdown().await.unwrap();
+            started.elapsed()
+        };
+        tokio::join!(shut, sending).0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_still_sends_is_read_until_it_closes_is_silent_or_has_had_its_time() {
+        let second = Duration::from_secs(1);
+        assert_eq!(closing(false, second, 9).await, Duration::ZERO);
+        assert_eq!(closing(true, second, 9).await, 9 * second);
+        let silent = closing(true, 7 * second, 3).await;
+        assert!(
+            (LINGER_SILENCE..=7 * second).contains(&silent),
+            "{silent:?}"
+        );
+        let endless = closing(true, second, 100).await;
+        assert!((LINGER..=LINGER + second).contains(&endless), "{endless:?}");
     }
 }

@@ -142,7 +142,14 @@ async fn a_bits_upload_keeps_to_one_backend_of_two() {
         .connection_point(&two.url(), &two.url());
     let world = plan.start().await;
     for name in ["pc-1", "pc-2"] {
+        let before = [one.requests(), two.requests()];
         upload(&world.client(name), name).await;
+        let untouched = [one.requests(), two.requests()]
+            .iter()
+            .zip(before)
+            .filter(|(after, before)| **after == *before)
+            .count();
+        assert_eq!(untouched, 1, "one backend has had all of it");
     }
     world.finish().await;
     one.stop().await;
@@ -188,6 +195,45 @@ async fn upload(client: &Client, name: &str) {
     let stored = client.get(&path).await;
     let expected = format!("{} {}\r\n", whole.len(), bits::hex(&Sha256::digest(&whole)));
     assert_eq!(stored.body, expected, "{stored:?}");
+}
+
+#[tokio::test]
+async fn an_early_large_answer_comes_whole_while_the_upload_goes_on() {
+    let large = content::bytes_at(3, 8 * MIB);
+    let backend = Backend::start({
+        let large = large.clone();
+        // It answers at once and takes the body while its answer is on the way.
+        move |request: Request<hyper::body::Incoming>| {
+            let large = large.clone();
+            async move {
+                spawn(async { drop(request.into_body().collect().await) });
+                backend::answer(409, large)
+            }
+        }
+    })
+    .await;
+    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
+    let world = plan.start().await;
+    let client = world.client("pc-1");
+    let post = request(
+        "CCM_POST",
+        &mutual("CCM_System/request"),
+        &[],
+        full(content::bytes_at(0, 32 * MIB)),
+    );
+    let answer = within(Duration::from_secs(30), "the answer", client.send(post)).await;
+    let answer = answer.unwrap();
+    assert_eq!(
+        (answer.status, answer.phrase.as_str()),
+        (StatusCode::CONFLICT, "CMGConnector_Conflict")
+    );
+    assert!(answer.body == large, "{} bytes came", answer.body.len());
+    eventually("nothing is left of the request", async || {
+        let gateway = &world.gateways[0];
+        gateway.metric("opencmg_requests_in_flight", "").await == 0.0 && backend.open() == 0
+    })
+    .await;
+    world.finish().await;
 }
 
 #[tokio::test]
