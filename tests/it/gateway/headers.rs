@@ -57,8 +57,8 @@ async fn an_absolute_target_that_names_its_host_is_served_and_another_is_refused
         let answer = raw::exchange(&rig.client(), &get).await;
         assert_eq!(answer.status, status, "{get}{answer:?}");
         if status == 200 {
-            let seen: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
-            assert_eq!(seen["uri"], format!("https://{target}{path}"));
+            let seen = format!("\"uri\":\"https://{target}{path}\"");
+            assert!(answer.body.contains(&seen), "{answer:?}");
         }
     }
     rig.finish().await;
