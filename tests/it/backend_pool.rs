@@ -11,6 +11,7 @@ use opencmg::role::Health;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use crate::backend_servers::{Raw, Server, Subject, request, settings};
 use crate::client::spawn;
@@ -272,13 +273,21 @@ async fn a_backend_that_takes_no_connection_in_time_is_unreachable() {
 
 #[tokio::test]
 async fn an_answer_has_its_time_counted_from_the_end_of_the_request_and_a_long_poll_has_none() {
-    let server = Raw::start(|_, mut wire| async move {
-        let head = wire.head().await.unwrap();
-        if head.starts_with("GET /poll") {
-            tokio::time::sleep(2 * SECOND).await;
-            wire.answer("at last").await;
+    let (polled, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let server = Raw::start({
+        let (polled, gate) = (polled.clone(), gate.clone());
+        move |_, mut wire| {
+            let (polled, gate) = (polled.clone(), gate.clone());
+            async move {
+                let head = wire.head().await.unwrap();
+                if head.starts_with("GET /poll") {
+                    polled.notify_one();
+                    gate.notified().await;
+                    wire.answer("at last").await;
+                }
+                wire.head().await;
+            }
         }
-        wire.head().await;
     })
     .await;
     let subject = Subject::new(BackendSettings {
@@ -286,50 +295,63 @@ async fn an_answer_has_its_time_counted_from_the_end_of_the_request_and_a_long_p
         progress_timeout: SECOND,
         ..settings(&server.url())
     });
-    let failure = subject.send(request("GET", "/", "")).await.unwrap_err();
-    assert_eq!(failure.reason, Reason::BackendTimeout);
     let terms = Terms {
         long_poll: true,
         ..Terms::default()
     };
-    let answer = subject
-        .backend
-        .send(request("GET", "/poll", ""), terms)
-        .await
-        .unwrap();
-    assert_eq!(
-        answer.into_body().collect().await.unwrap().to_bytes(),
-        "at last"
-    );
+    let poll = subject.backend.send(request("GET", "/poll", ""), terms);
+    // Two requests that come after the poll run out of their time, one after the other; the poll does not.
+    let others = async {
+        polled.notified().await;
+        for _ in 0..2 {
+            let failure = subject.send(request("GET", "/", "")).await.unwrap_err();
+            assert_eq!(failure.reason, Reason::BackendTimeout);
+        }
+        gate.notify_one();
+    };
+    let (answer, ()) = tokio::join!(poll, others);
+    let body = answer.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "at last");
     subject.finish().await;
 }
 
 #[tokio::test]
 async fn an_answers_body_has_to_make_progress() {
-    let server = Raw::start(|_, mut wire| async move {
-        wire.head().await.unwrap();
-        wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na")
-            .await;
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        wire.say("b").await;
-        wire.head().await;
+    let gate = Arc::new(Notify::new());
+    let server = Raw::start({
+        let gate = gate.clone();
+        move |_, mut wire| {
+            let gate = gate.clone();
+            async move {
+                if wire.head().await.unwrap().starts_with("GET /drip") {
+                    wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na")
+                        .await;
+                    gate.notified().await;
+                    wire.say("b").await;
+                }
+                wire.head().await;
+            }
+        }
     })
     .await;
     let subject = Subject::new(BackendSettings {
         progress_timeout: SECOND,
+        response_timeout: SECOND * 6 / 10,
         ..settings(&server.url())
     });
-    let mut body = subject
-        .start(request("GET", "/", ""))
-        .await
-        .unwrap()
-        .into_body();
-    for expected in ["a", "b"] {
-        let frame = body.frame().await.unwrap().unwrap();
-        assert_eq!(frame.into_data().unwrap(), expected);
-    }
-    let error = body.frame().await.unwrap().unwrap_err();
-    assert_eq!(error.reason, Reason::BackendTimeout);
+    let answer = subject.start(request("GET", "/drip", "")).await.unwrap();
+    let mut body = answer.into_body();
+    let mut next = async || body.frame().await.unwrap();
+    assert_eq!(next().await.unwrap().into_data().unwrap(), "a");
+    // A request that runs out of its time measures what the body has used up of its own.
+    let failure = subject.send(request("GET", "/", "")).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::BackendTimeout);
+    gate.notify_one();
+    assert_eq!(next().await.unwrap().into_data().unwrap(), "b");
+    let since = Instant::now();
+    assert_eq!(next().await.unwrap_err().reason, Reason::BackendTimeout);
+    let waited = since.elapsed();
+    assert!(waited > SECOND * 9 / 10, "b was no progress: {waited:?}");
     eventually("its socket is closed", async || subject.open() == 0).await;
     subject.finish().await;
 }
@@ -425,18 +447,28 @@ async fn the_servers_100_is_told_before_its_answer() {
 
 #[tokio::test]
 async fn a_final_answer_before_the_body_was_sent_comes_through_and_ends_the_connection() {
-    let server = Raw::start(|_, mut wire| async move {
-        wire.head().await.unwrap();
-        wire.say("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig")
-            .await;
-        // It reads on, as nginx does, until the other side closes.
-        let mut rest = vec![0; 64 << 10];
-        while wire.0.read(&mut rest).await.is_ok_and(|read| read > 0) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let (gate, (ended, mut seen)) = (Arc::new(Notify::new()), mpsc::channel(1));
+    let server = Raw::start({
+        let gate = gate.clone();
+        move |_, mut wire| {
+            let (gate, ended) = (gate.clone(), ended.clone());
+            async move {
+                wire.head().await.unwrap();
+                wire.say("HTTP/1.1 413 Payload Too Large\r\nContent-Length: 3\r\n\r\nbig")
+                    .await;
+                gate.notified().await;
+                // What is left of the body in the sockets, and then the end.
+                let (mut part, mut rest) = (vec![0; 64 << 10], 0);
+                while let Ok(read @ 1..) = wire.0.read(&mut part).await {
+                    rest += read;
+                }
+                ended.send(rest).await.unwrap();
+            }
         }
     })
     .await;
     let subject = Subject::new(settings(&server.url()));
+    // More than the sockets hold: while the server reads nothing it cannot have been sent.
     let body = Bytes::from(vec![0; 64 << 20]);
     let answer = subject.send(request("POST", "/", body)).await.unwrap();
     assert_eq!(
@@ -445,6 +477,9 @@ async fn a_final_answer_before_the_body_was_sent_comes_through_and_ends_the_conn
     );
     eventually("the connection is not kept", async || subject.open() == 0).await;
     assert_eq!(subject.idle(), 0);
+    gate.notify_one();
+    let rest = within(10 * SECOND, "the server sees the end", seen.recv()).await;
+    assert!(rest.unwrap() < 64 << 20, "all of the body was sent");
     subject.finish().await;
 }
 

@@ -20,10 +20,10 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsConnector;
 
-// A connection that cannot be made is tried again, but not in a hot loop.
+// A connection that cannot be made is tried again, so often at most.
 const RECONNECT: Duration = Duration::from_millis(20);
 
 type Make = dyn Fn(u64) -> Request<Full<Bytes>> + Send + Sync;
@@ -253,6 +253,8 @@ impl Report {
 
 async fn worker(load: Load, state: Arc<State>, tasks: Tasks) {
     let mut connection: Option<SendRequest<Full<Bytes>>> = None;
+    let mut attempts = interval(RECONNECT);
+    attempts.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let more = || {
         let sent = state.next.load(Ordering::Relaxed);
         sent < load.requests && !state.stopped.load(Ordering::Relaxed)
@@ -263,11 +265,11 @@ async fn worker(load: Load, state: Arc<State>, tasks: Tasks) {
             None => false,
         };
         if !ready {
+            attempts.tick().await;
             connection = connect(&load, &tasks).await;
         }
         let Some(sender) = &mut connection else {
             state.connects_failed.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(RECONNECT).await;
             continue;
         };
         let number = state.next.fetch_add(1, Ordering::Relaxed);
