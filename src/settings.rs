@@ -417,10 +417,9 @@ impl Drop for Reader<'_> {
             .filter(|key| !asked.contains(key.as_str()))
         {
             let allowed: Vec<_> = asked.iter().copied().collect();
-            self.fault(
-                key,
-                format!("is not a key here ({} are allowed)", allowed.join(", ")),
-            );
+            let are = if allowed.len() == 1 { "is" } else { "are" };
+            let allowed = allowed.join(", ");
+            self.fault(key, format!("is not a key here ({allowed} {are} allowed)"));
         }
     }
 }
@@ -492,7 +491,7 @@ mod tests {
                 "f.toml: c: is 99 (a whole number from 1 to 16 is allowed)",
                 "f.toml: d: is \"maybe\" (one of \"yes\", \"no\" is allowed)",
                 "f.toml: t[0].name: is missing (a string is needed)",
-                "f.toml: t[0].x: is not a key here (name are allowed)",
+                "f.toml: t[0].x: is not a key here (name is allowed)",
             ]
         );
     }

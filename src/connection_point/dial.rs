@@ -82,6 +82,12 @@ impl Credentials {
     }
 }
 
+/// What gateways call this connection point; `None` if its certificate cannot be read.
+pub(super) fn own_name(settings: &Settings) -> Option<String> {
+    let leaf = load_pair(settings).ok()?.leaf().ok()?;
+    leaf.dns_names.into_iter().next().or(leaf.common_name)
+}
+
 fn load_pair(settings: &Settings) -> Result<KeyPair, String> {
     let certificate =
         read(&settings.certificate).map_err(|fault| format!("certificate: {fault}"))?;

@@ -241,7 +241,7 @@ fn service_name(root: &Reader<'_>, covered: &[Vec<String>], unread: bool) -> Str
             let names = names.join(", ");
             root.fault(
                 "name",
-                format!("\"{name}\" is outside the certificates ({names} are allowed)"),
+                format!("\"{name}\" is outside the certificates (they name {names})"),
             );
         }
         return name;

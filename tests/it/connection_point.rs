@@ -343,11 +343,15 @@ async fn the_check_tells_who_inspects_and_why_the_gateway_refuses() {
     unlisted.certificate = world.pki.file("cp-9.pem");
     unlisted.key = world.pki.file("cp-9.key");
     let refused = find(unlisted, Step::Authorisation).await;
-    assert!(
-        !refused.ok && refused.what.contains("unknown-connection-point"),
-        "{refused}"
+    assert!(!refused.ok, "{refused}");
+    assert_eq!(
+        refused.what,
+        format!("{address}: the gateway refuses \"cp-9\": unknown-connection-point")
     );
-    assert!(refused.advice.contains("service.toml"), "{refused}");
+    assert_eq!(
+        refused.advice,
+        "list it in the gateway's service.toml: [[connection-point]] name = \"cp-9\""
+    );
 
     let leaf = Leaf::connection_point("cp-1", Validity::days(now(), 30));
     world.pki.issue(&world.pki.stranger, "impostor", &leaf);

@@ -12,8 +12,8 @@ use crate::tunnel::{HELLO_PATH, Hello, REFUSAL_PATH, Refused};
 /// The largest hello or refusal that is read.
 const NOTE_LIMIT: usize = 64 << 10;
 
-/// What the gateway says first in a tunnel.
-pub(super) async fn check(address: &str, stream: TlsStream<TcpStream>) -> Verdict {
+/// What the gateway says first in a tunnel to the connection point of this name.
+pub(super) async fn check(address: &str, name: &str, stream: TlsStream<TcpStream>) -> Verdict {
     let step = Step::Authorisation;
     match timed(first_words(stream)).await {
         Some(Ok(Words::Hello(hello))) => Verdict::good(
@@ -25,11 +25,16 @@ pub(super) async fn check(address: &str, stream: TlsStream<TcpStream>) -> Verdic
         ),
         Some(Ok(Words::Refused(refused))) => {
             let advice = if refused.permanent {
-                "add this connection point's name to service.toml ([[connection-point]])"
+                format!(
+                    "list it in the gateway's service.toml: [[connection-point]] name = \"{name}\""
+                )
             } else {
-                "wait and try again"
+                "wait and try again".to_owned()
             };
-            let what = format!("{address}: the gateway refuses: {}", refused.reason);
+            let what = format!(
+                "{address}: the gateway refuses \"{name}\": {}",
+                refused.reason
+            );
             Verdict::bad(step, what, advice)
         }
         Some(Err(error)) => {

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{Step, Verdict, authorisation, clock, timed, too_long, ways};
-use crate::connection_point::dial::Dialer;
+use crate::connection_point::dial::{Dialer, own_name};
 use crate::connection_point::settings::{GatewaySettings, Settings};
 use crate::pki::Certificate;
 use crate::tls::{GatewayCertificateError, Way};
@@ -25,7 +25,8 @@ pub(super) async fn check(
         return verdicts;
     };
     verdicts.extend(clock::check(gateway, dialer, address).await);
-    verdicts.push(authorisation::check(address, stream).await);
+    let name = own_name(settings).unwrap_or_default();
+    verdicts.push(authorisation::check(address, &name, stream).await);
     verdicts
 }
 
