@@ -369,7 +369,8 @@ fn check_tells_every_fault_of_a_connection_point_at_once() {
     let temp = tempfile::tempdir().unwrap();
     let file = "[connection-point]\ncertificate = \"cp.pem\"\nkey = \"cp.key\"\n\
                 [[gateway]]\nname = \"gw.example\"\naddresses = [\"gw.example:443\"]\nca = [\"root.pem\"]\n\
-                [[role]]\nid = \"1\"\nkind = \"mp\"\nurl = \"http://mp.example\"\n";
+                [[role]]\nid = \"1\"\nkind = \"mp\"\nurl = \"https://mp.example\"\n\
+                certificate = \"iis.pem\"\nkey = \"iis.key\"\n";
     fs::write(temp.path().join("f.toml"), file).unwrap();
     let output = run(&["check", "f.toml"], temp.path());
     assert_eq!(output.status.code(), Some(78));
@@ -380,6 +381,8 @@ fn check_tells_every_fault_of_a_connection_point_at_once() {
             "f.toml: connection-point.certificate: cp.pem: {absent}\n\
              f.toml: connection-point.key: cp.key: {absent}\n\
              f.toml: gateway[0].ca[0]: root.pem: {absent}\n\
+             f.toml: role[0].certificate: iis.pem: {absent}\n\
+             f.toml: role[0].key: iis.key: {absent}\n\
              f.toml: role[0].kind: is \"mp\" (one of \"management-point\", \"software-update-point\", \"web\" is allowed)\n"
         )
     );

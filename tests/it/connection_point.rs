@@ -307,6 +307,11 @@ async fn the_check_before_the_start_finds_nothing_wrong_where_nothing_is() {
     let text: Vec<_> = verdicts.iter().map(Verdict::to_string).collect();
     assert_eq!(steps, expected.map(|step| (step, true)), "{text:#?}");
     assert!(
+        text[3].ends_with("the tunnel is taken by ALPN (ALPN d587c9a5)"),
+        "{}",
+        text[3]
+    );
+    assert!(
         text[5].contains("instance 0 of gw.opencmg.test takes this connection point"),
         "{}",
         text[5]

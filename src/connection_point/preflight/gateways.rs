@@ -131,9 +131,9 @@ fn name_of(way: Way) -> &'static str {
 fn way_taken(way: Way, stream: &TlsStream<TcpStream>, faults: &[String]) -> Verdict {
     let alpn = stream.get_ref().1.alpn_protocol().unwrap_or_default();
     let alpn = match std::str::from_utf8(alpn) {
-        Ok(text) if !text.is_empty() => text.to_owned(),
-        Ok(_) => "none".to_owned(),
-        Err(_) => alpn.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Ok("") => "none".to_owned(),
+        Ok(text) if text.is_ascii() => text.to_owned(),
+        Ok(_) | Err(_) => alpn.iter().map(|byte| format!("{byte:02x}")).collect(),
     };
     let mut verdict = Verdict::good(
         Step::Alpn,
