@@ -52,13 +52,14 @@ fn check_files(root: &Reader<'_>, settings: &Settings, now: UnixTime) {
     for (index, role) in settings.roles.iter().enumerate() {
         check_authorities(root, &format!("role[{index}].ca"), &role.backend.ca);
         // What is in them is judged where they are used.
-        for (key, path) in [
+        let files = [
             ("certificate", &role.backend.certificate),
             ("key", &role.backend.key),
-        ] {
-            if let Some(Err(error)) = path.as_ref().map(std::fs::File::open) {
-                let path = path.as_deref().unwrap_or(Path::new("")).display();
-                let what = format!("{path}: cannot be read: {error}");
+        ];
+        for (key, path) in files {
+            let Some(path) = path else { continue };
+            if let Err(error) = std::fs::File::open(path) {
+                let what = format!("{}: cannot be read: {error}", path.display());
                 root.fault(&format!("role[{index}].{key}"), what);
             }
         }

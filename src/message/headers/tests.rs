@@ -17,76 +17,20 @@ fn stripped(fields: &[(&str, &str)]) -> HeaderMap {
 
 #[test]
 fn names_that_we_or_other_proxies_set_are_removed_from_clients_in_every_spelling() {
-    for name in [
-        "cf-connecting-ip",
-        "cf-access-authenticated-user-email",
-        "client-cert",
-        "client_cert",
-        "client-cert-chain",
-        "client_cert-chain",
-        "client-ip",
-        "fastly-client-ip",
-        "forwarded",
-        "forwarded-for",
-        "front-end-https",
-        "opencmg-role",
-        "opencmg_role",
-        "opencmg-anything",
-        "proxy",
-        "proxy-client-ip",
-        "proxy-status",
-        "proxy_status",
-        "remote-user",
-        "remote_addr",
-        "ssl-client-cert",
-        "ssl_client_s_dn",
-        "ssl-client-verify",
-        "true-client-ip",
-        "wl-proxy-client-ip",
-        "x-amzn-mtls-clientcert-leaf",
-        "x-amzn-oidc-identity",
-        "x-appengine-user-ip",
-        "x-arr-clientcert",
-        "x_arr_ssl",
-        "x-auth-request-user",
-        "x-azure-clientip",
-        "x-client-cert",
-        "x-client-certificate",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "x-envoy-external-address",
-        "x-forwarded",
-        "x-forwarded-for",
-        "x_forwarded_for",
-        "x-forwarded_proto",
-        "x-goog-authenticated-user-email",
-        "x-goog-iap-jwt-assertion",
-        "x-host",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-ms-client-principal",
-        "x-ms-client-principal-name",
-        "x-original-host",
-        "x-original-method",
-        "x-original-uri",
-        "x-original-url",
-        "x_original_url",
-        "x-originating-ip",
-        "x-real-ip",
-        "x_real_ip",
-        "x-remote-addr",
-        "x-remote-user",
-        "x-request-id",
-        "x_request_id",
-        "x-rewrite-url",
-        "x-scheme",
-        "x-ssl-client-verify",
-        "x-tls-client-cert",
-        "x-url-scheme",
-        "content_length",
-        "transfer_encoding",
-    ] {
+    let names = "
+        cf-connecting-ip cf-access-authenticated-user-email client-cert client_cert client-cert-chain
+        client_cert-chain client-ip fastly-client-ip forwarded forwarded-for front-end-https opencmg-role
+        opencmg_role opencmg-anything proxy proxy-client-ip proxy-status proxy_status remote-user
+        remote_addr ssl-client-cert ssl_client_s_dn ssl-client-verify true-client-ip wl-proxy-client-ip
+        x-amzn-mtls-clientcert-leaf x-amzn-oidc-identity x-appengine-user-ip x-arr-clientcert x_arr_ssl
+        x-auth-request-user x-azure-clientip x-client-cert x-client-certificate x-client-ip
+        x-cluster-client-ip x-envoy-external-address x-forwarded x-forwarded-for x_forwarded_for
+        x-forwarded_proto x-goog-authenticated-user-email x-goog-iap-jwt-assertion x-host x-http-method
+        x-http-method-override x-method-override x-ms-client-principal x-ms-client-principal-name
+        x-original-host x-original-method x-original-uri x-original-url x_original_url x-originating-ip
+        x-real-ip x_real_ip x-remote-addr x-remote-user x-request-id x_request_id x-rewrite-url x-scheme
+        x-ssl-client-verify x-tls-client-cert x-url-scheme content_length transfer_encoding";
+    for name in names.split_whitespace() {
         assert!(stripped(&[(name, "x")]).is_empty(), "{name}");
     }
 }
