@@ -25,10 +25,11 @@ mod upload;
 mod wire;
 
 pub use body::Body;
+pub use budget::Budget;
 pub use incoming::{Incoming, Respond};
 pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};
-pub use settings::{RegistrySettings, SupervisorSettings, Wire};
+pub use settings::{BudgetSettings, RegistrySettings, SupervisorSettings, Wire};
 pub use supervisor::Supervisor;
 pub use wire::{HELLO_PATH, Hello, Instance, REFUSAL_PATH, Refused};
 

@@ -246,7 +246,8 @@ where
                 };
                 let respond = Respond::new(way, request.method().clone(), place);
                 let length = length_of(request.headers());
-                let request = request.map(|body| Body::new(body, length, &self.common.budget));
+                let (budget, window) = (&self.common.budget, self.common.wire.stream_window);
+                let request = request.map(|body| Body::new(body, length, budget, window));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);
             }

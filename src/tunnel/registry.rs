@@ -116,13 +116,13 @@ struct Table {
 
 impl Registry {
     /// Makes an empty table that refuses every connection point until [`Registry::apply`].
-    pub fn new(settings: RegistrySettings, hello: Hello, metrics: Metrics, random: Random) -> Self {
-        let budget = Budget::new(
-            settings.buffered_bytes,
-            settings.wire.stream_window,
-            settings.stalled_after,
-            metrics.clone(),
-        );
+    pub fn new(
+        settings: RegistrySettings,
+        hello: Hello,
+        budget: Budget,
+        metrics: Metrics,
+        random: Random,
+    ) -> Self {
         Self(Arc::new(Inner {
             settings,
             hello: watch::Sender::new(hello),

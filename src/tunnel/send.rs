@@ -241,7 +241,8 @@ where
     };
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);
-    let body = Body::new(stream, length, registry.budget());
+    let window = registry.settings().wire.stream_window;
+    let body = Body::new(stream, length, registry.budget(), window);
     Response::from_parts(parts, body.carry(lease, rest))
 }
 

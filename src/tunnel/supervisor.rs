@@ -62,13 +62,12 @@ struct Tunnel {
 
 impl Supervisor {
     /// Makes a supervisor that does nothing until [`Supervisor::run`].
-    pub fn new(settings: SupervisorSettings, metrics: Metrics, random: Random) -> Self {
-        let budget = Budget::new(
-            settings.buffered_bytes,
-            settings.wire.stream_window,
-            settings.stalled_after,
-            metrics.clone(),
-        );
+    pub fn new(
+        settings: SupervisorSettings,
+        budget: Budget,
+        metrics: Metrics,
+        random: Random,
+    ) -> Self {
         let state = Mutex::new(State {
             plan: Plan::new(settings.clone(), random, Instant::now()),
             tunnels: BTreeMap::new(),

@@ -9,8 +9,8 @@ use opencmg::metrics::Metrics;
 use opencmg::role::{Health, PublishedRole};
 use opencmg::tasks::Tasks;
 use opencmg::tunnel::{
-    Hello, Incoming, Instance, Peer, Policy, Random, Registry, RegistrySettings, Supervisor,
-    SupervisorSettings,
+    Budget, BudgetSettings, Hello, Incoming, Instance, Peer, Policy, Random, Registry,
+    RegistrySettings, Supervisor, SupervisorSettings,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -269,7 +269,9 @@ impl World {
         };
         let hello = Hello::alone("gw.test", Instance { index, run });
         let random = Random::seeded(self.0.random.next());
-        let registry = Registry::new(RegistrySettings::default(), hello, Metrics::new(), random);
+        let metrics = Metrics::new();
+        let budget = Budget::new(BudgetSettings::default(), metrics.clone());
+        let registry = Registry::new(RegistrySettings::default(), hello, budget, metrics, random);
         registry.apply(policy(&NAMES));
         Arc::new(Running {
             registry,
@@ -285,7 +287,9 @@ impl World {
             ..SupervisorSettings::default()
         };
         let random = Random::seeded(self.0.random.next());
-        let supervisor = Supervisor::new(settings, Metrics::new(), random);
+        let metrics = Metrics::new();
+        let budget = Budget::new(BudgetSettings::default(), metrics.clone());
+        let supervisor = Supervisor::new(settings, budget, metrics, random);
         let role = PublishedRole {
             id: ROLE,
             health: Health::Healthy,
