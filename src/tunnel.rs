@@ -18,6 +18,7 @@ mod plan;
 mod publish;
 mod random;
 mod registry;
+mod seat;
 mod send;
 mod settings;
 mod supervisor;

@@ -20,7 +20,7 @@ use super::link::{Lease, Link, Published};
 use super::pick::Snapshot;
 use super::{Body, BodyError, Hello, Random, RegistrySettings, accept, send};
 use crate::drain::Draining;
-use crate::metrics::{ByConnectionPoint, ByReason, Metrics};
+use crate::metrics::{ByPeer, ByReason, Metrics};
 use crate::reason::Reason;
 use crate::role::RoleId;
 
@@ -268,7 +268,7 @@ impl Registry {
             return Err(Reason::TooManyTunnels);
         }
         let fresh_since = own.first().map_or_else(Instant::now, |l| l.fresh_since);
-        let label = ByConnectionPoint::new(&name);
+        let label = ByPeer::new(&name);
         let link = Arc::new(Link::new(
             self.0.next.fetch_add(1, Ordering::Relaxed),
             Arc::from(name),
@@ -287,7 +287,7 @@ impl Registry {
         link.drain();
         let mut table = self.table();
         table.links.retain(|other| other.id != link.id);
-        let label = ByConnectionPoint::new(&link.name);
+        let label = ByPeer::new(&link.name);
         self.0.metrics.tunnels.get_or_create(&label).dec();
         self.take_snapshot(&table);
     }

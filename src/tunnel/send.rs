@@ -21,8 +21,8 @@ use super::{BodyError, wire};
 use crate::metrics::ByRole;
 use crate::reason::Reason;
 
-/// How many tunnels one request is tried on at most.
-const TRIES: usize = 3;
+/// How many tunnels one request is tried on at most: the first, and once more on another.
+const TRIES: usize = 2;
 
 /// How an attempt failed.
 struct Lost {

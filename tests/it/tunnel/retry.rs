@@ -1,5 +1,8 @@
 //! What is sent again when a tunnel does not answer, and what is not. The peers are written by hand on `h2`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
@@ -113,6 +116,26 @@ async fn a_refusal_everywhere_is_answered_with_the_first_reason() {
     let (answered, ()) = tokio::join!(sending, peers);
     assert_eq!(answered.unwrap_err().reason, Reason::TunnelLost);
     assert_eq!(retries(&gateway), 1);
+}
+
+#[tokio::test]
+async fn a_request_is_sent_again_once_and_no_more() {
+    let gateway = gateway(&["one", "two", "three"]);
+    let (tasks, seen) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
+    for name in ["one", "two", "three"] {
+        let mut requests = foreign(gateway.pipe(name).0, &tasks).await;
+        let seen = Arc::clone(&seen);
+        tasks.spawn(async move {
+            while let Some((_request, mut way)) = requests.recv().await {
+                seen.fetch_add(1, Ordering::Relaxed);
+                way.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        });
+    }
+    gateway.tunnels(3).await;
+    let failure = gateway.get("/x").await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TunnelLost);
+    assert_eq!((seen.load(Ordering::Relaxed), retries(&gateway)), (2, 1));
 }
 
 #[tokio::test]
