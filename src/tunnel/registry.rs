@@ -185,6 +185,9 @@ impl Registry {
 
     /// Sends a request through a tunnel and returns its answer's head; the bodies stream.
     ///
+    /// Healthy connection points are preferred; where none is healthy for the role, the ailing ones are asked, since
+    /// their answer says more than none.
+    ///
     /// The request's body is read while the head is waited for and then while the answer's body is read; it is no
     /// longer read once the answer is complete. Dropping the future or the answer's body resets the stream.
     /// The request needs an absolute URI (HTTP/2's `:scheme` and `:authority`) and none of HTTP/1.1's connection fields.

@@ -28,8 +28,6 @@ const TRIES: usize = 2;
 struct Lost {
     kind: Kind,
     failure: Failure,
-    /// Whether the peer takes no more streams.
-    going_away: bool,
 }
 
 impl Lost {
@@ -37,7 +35,6 @@ impl Lost {
         Self {
             kind,
             failure: Failure::new(reason, error.to_string()),
-            going_away: error.is_go_away() && error.is_remote(),
         }
     }
 }
@@ -100,9 +97,6 @@ where
                 lost
             }
         };
-        if lost.going_away {
-            registry.retire(&link);
-        }
         tried.push(link);
         let again = tried.len() < TRIES
             && match lost.kind {
@@ -203,7 +197,6 @@ where
             return Poll::Ready(Err(Lost {
                 kind: Kind::Final,
                 failure: Failure::new(error.reason, error.detail),
-                going_away: false,
             }));
         }
         Pin::new(&mut response)

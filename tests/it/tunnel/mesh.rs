@@ -349,7 +349,11 @@ async fn an_old_tunnel_to_a_gateway_that_says_nothing_is_replaced_before_it_is_c
     let point = connection_point_with("cp", settings, echo, move |_| {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         spawner.spawn(silent_gateway(theirs, Arc::clone(&count)));
-        std::future::ready(Ok(ours))
+        // As long as a slow line takes: a tunnel that is closed first is missed for so long.
+        async move {
+            sleep(Duration::from_secs(2)).await;
+            Ok(ours)
+        }
     });
     until(|| up.load(Ordering::Relaxed) == 2).await;
     let began = Instant::now();

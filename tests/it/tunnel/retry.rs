@@ -223,8 +223,9 @@ async fn after_a_byte_of_the_answer_nothing_is_sent_again() {
     assert_eq!(retries(&gateway), 0);
 }
 
-/// A peer of bare frames: 404 to hello and roles, and a GOAWAY with a number below to the first request.
-async fn goes_away(mut io: DuplexStream) -> std::io::Result<()> {
+/// A peer of bare frames: 404 to hello and roles, and a GOAWAY with a number below to the first request, with which it
+/// may end.
+async fn goes_away(mut io: DuplexStream, ends: bool) -> std::io::Result<()> {
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
     let mut preface = [0; 24];
@@ -244,8 +245,25 @@ async fn goes_away(mut io: DuplexStream) -> std::io::Result<()> {
         } else if head[3] == HEADERS {
             io.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0])
                 .await?;
+            if ends {
+                return Ok(());
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn a_goodbye_and_the_end_in_one_read_are_no_loss() {
+    let gateway = gateway(&["one"]);
+    let (tasks, (io, end)) = (Tasks::new(), gateway.pipe("one"));
+    tasks.spawn(async move {
+        let _ = goes_away(io, true).await;
+    });
+    gateway.ready().await;
+    let failure = gateway.get("/x").await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TunnelLost);
+    let end = end.await.unwrap();
+    assert_eq!(end.reason, None, "{end:?}");
 }
 
 #[tokio::test]
@@ -254,7 +272,7 @@ async fn a_request_above_the_number_of_a_goaway_is_sent_again_and_the_tunnel_lef
     let tasks = Tasks::new();
     let io = gateway.pipe("one").0;
     tasks.spawn(async move {
-        let _ = goes_away(io).await;
+        let _ = goes_away(io, false).await;
     });
     let mut two = foreign(gateway.pipe("two").0, &tasks).await;
     gateway.tunnels(2).await;
