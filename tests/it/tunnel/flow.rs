@@ -138,7 +138,6 @@ async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do
     let settings = BudgetSettings {
         bytes: 4 << 20,
         stalled_after: Duration::from_millis(200),
-        ..BudgetSettings::default()
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
@@ -167,7 +166,6 @@ async fn above_half_of_the_budget_windows_shrink_so_that_nobody_is_cut_off() {
     let settings = BudgetSettings {
         bytes: 4 << 20,
         stalled_after: Duration::from_millis(50),
-        ..BudgetSettings::default()
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
