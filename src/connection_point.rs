@@ -20,7 +20,7 @@ use crate::drain::Drain;
 use crate::forward::Forward;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
-use crate::tunnel::{Random, Supervisor, SupervisorSettings, TunnelView};
+use crate::tunnel::{Budget, Random, Supervisor, SupervisorSettings, TunnelView};
 
 pub use preflight::{Step, Verdict, preflight};
 pub use settings::{GatewaySettings, OutboundProxy, Settings};
@@ -48,6 +48,8 @@ pub struct Handle(Arc<Shared>);
 struct Shared {
     forward: Forward,
     gateways: Mutex<BTreeMap<String, Running>>,
+    /// One for the tunnels to all gateways.
+    budget: Budget,
     drain: Drain,
     drain_deadline: Duration,
     // Tunnels and their requests: what a drain waits for.
@@ -78,7 +80,8 @@ impl ConnectionPoint {
         let background = Tasks::new();
         let forward = Forward::build(settings.roles.clone(), &metrics, &background);
         let forward = forward.map_err(|found| faults.extend(found)).ok();
-        let running = prepare(&settings, &metrics);
+        let budget = Budget::new(settings.budget, metrics.clone());
+        let running = prepare(&settings, &budget, &metrics);
         let running = running.map_err(|found| faults.extend(found)).ok();
         let admin = bind(settings.admin).await;
         let admin = admin.map_err(|fault| faults.push(fault)).ok();
@@ -100,6 +103,7 @@ impl ConnectionPoint {
             shared: Arc::new(Shared {
                 forward,
                 gateways: Mutex::new(gateways),
+                budget,
                 drain: Drain::new(),
                 drain_deadline: settings.drain_deadline,
                 tunnels: Tasks::new(),
@@ -160,8 +164,9 @@ impl Handle {
     /// Everything that is wrong; nothing is changed then.
     pub fn apply(&self, settings: &Settings) -> Result<(), Vec<String>> {
         let shared = &self.0;
-        let fresh = prepare(settings, &shared.metrics)?;
+        let fresh = prepare(settings, &shared.budget, &shared.metrics)?;
         shared.forward.apply(settings.roles.clone())?;
+        shared.budget.resize(settings.budget.bytes);
         let mut gateways = shared.gateways();
         let mut before = std::mem::take(&mut *gateways);
         for running in fresh {
@@ -276,7 +281,11 @@ impl Running {
 }
 
 /// Builds what dials each gateway, without dialling.
-fn prepare(settings: &Settings, metrics: &Metrics) -> Result<Vec<Running>, Vec<String>> {
+fn prepare(
+    settings: &Settings,
+    budget: &Budget,
+    metrics: &Metrics,
+) -> Result<Vec<Running>, Vec<String>> {
     let mut faults = Vec::new();
     let mut all = Vec::new();
     for gateway in &settings.gateways {
@@ -292,7 +301,12 @@ fn prepare(settings: &Settings, metrics: &Metrics) -> Result<Vec<Running>, Vec<S
                 let random = Random::from_system();
                 all.push(Running {
                     dialer: Arc::new(Dialer::new(gateway.clone(), proxy, credentials)),
-                    supervisor: Supervisor::new(tunnel.clone(), metrics.clone(), random),
+                    supervisor: Supervisor::new(
+                        tunnel.clone(),
+                        budget.clone(),
+                        metrics.clone(),
+                        random,
+                    ),
                     settings: gateway.clone(),
                     tunnel,
                     proxy: settings.outbound_proxy.clone(),

@@ -26,7 +26,7 @@ use crate::pki::{UnixTime, Usage};
 use crate::proxy::{self, Proxy};
 use crate::tasks::Tasks;
 use crate::tls::{Port, ServerTls, VerifyFn};
-use crate::tunnel::{self, Hello, Random, Registry};
+use crate::tunnel::{self, Budget, Hello, Random, Registry};
 
 /// How often chains are looked at that have ended: a second or two of trust too long harms nobody.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -202,7 +202,8 @@ impl Core {
             },
         );
         let random = Random::from_system();
-        let registry = Registry::new(settings.tunnel, hello, metrics.clone(), random);
+        let budget = Budget::new(settings.budget, metrics.clone());
+        let registry = Registry::new(settings.tunnel, hello, budget, metrics.clone(), random);
         registry.apply(built.policy);
 
         let drain = Drain::new();

@@ -22,8 +22,8 @@ use prometheus_client::registry::Registry;
 
 pub use endpoint::{EndpointMetrics, Finished, StatusClass};
 pub use labels::{
-    ByCertificate, ByConnectionPoint, ByDial, ByEndpoint, ByFailure, ByHandshake, ByReason,
-    ByReload, ByRole, ByStatus, ByVerification, Dial, Handshake, Reload, Verification,
+    ByCertificate, ByDial, ByEndpoint, ByFailure, ByHandshake, ByPeer, ByReason, ByReload, ByRole,
+    ByStatus, ByVerification, Dial, Handshake, Reload, Verification,
 };
 pub use own::LIST as PROCESS_LIST;
 
@@ -91,10 +91,10 @@ families! {
     certificate_expiry: Gauges<ByCertificate> = "certificate_expiry_seconds", Family::default(), "When a configured certificate ends, in seconds since 1970-01-01 UTC, by use and name.";
     reloads: Counters<ByReload> = "reloads", Family::default(), "Reloads of the service definition or a configuration, by outcome.";
 
-    tunnels: Gauges<ByConnectionPoint> = "tunnels", Family::default(), "Live tunnels, by connection point.";
-    tunnel_streams: Gauges<ByConnectionPoint> = "tunnel_streams", Family::default(), "Streams open in tunnels, by connection point.";
-    tunnel_received_bytes: Counters<ByConnectionPoint> = "tunnel_received_bytes", Family::default(), "Bytes received from tunnels, by connection point.";
-    tunnel_sent_bytes: Counters<ByConnectionPoint> = "tunnel_sent_bytes", Family::default(), "Bytes sent to tunnels, by connection point.";
+    tunnels: Gauges<ByPeer> = "tunnels", Family::default(), "Live tunnels, by the peer at the other end.";
+    tunnel_streams: Gauges<ByPeer> = "tunnel_streams", Family::default(), "Streams open in tunnels, by the peer at the other end.";
+    tunnel_received_bytes: Counters<ByPeer> = "tunnel_received_bytes", Family::default(), "Bytes received from tunnels, by the peer at the other end.";
+    tunnel_sent_bytes: Counters<ByPeer> = "tunnel_sent_bytes", Family::default(), "Bytes sent to tunnels, by the peer at the other end.";
     tunnel_refusals: Counters<ByReason> = "tunnel_refusals", Family::default(), "Tunnels and published roles refused, by reason.";
     tunnel_ends: Counters<ByReason> = "tunnel_ends", Family::default(), "Tunnels that ended, by reason.";
     tunnel_dials: Counters<ByDial> = "tunnel_dials", Family::default(), "Attempts of a connection point to open a tunnel, by outcome.";

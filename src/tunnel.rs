@@ -18,6 +18,7 @@ mod plan;
 mod publish;
 mod random;
 mod registry;
+mod seat;
 mod send;
 mod settings;
 mod supervisor;
@@ -25,10 +26,11 @@ mod upload;
 mod wire;
 
 pub use body::Body;
+pub use budget::Budget;
 pub use incoming::{Incoming, Respond};
 pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};
-pub use settings::{RegistrySettings, SupervisorSettings, Wire};
+pub use settings::{BudgetSettings, RegistrySettings, SupervisorSettings, Wire};
 pub use supervisor::Supervisor;
 pub use wire::{HELLO_PATH, Hello, Instance, REFUSAL_PATH, Refused};
 

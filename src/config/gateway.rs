@@ -48,7 +48,7 @@ pub(super) fn read(root: &Reader<'_>, folder: &Path) -> Gateway {
     let table = root.table("gateway");
     let mut settings = Settings::read(root, &table);
     if !root.has_in("tunnel", "buffered-bytes") {
-        settings.tunnel.buffered_bytes = process::default_buffer_budget();
+        settings.budget.bytes = process::default_buffer_budget();
     }
     check_addresses(&table, &settings);
     Gateway {

@@ -10,7 +10,7 @@ use crate::forward::RoleSettings;
 use crate::process;
 use crate::settings::Reader;
 use crate::tls::Way;
-use crate::tunnel::SupervisorSettings;
+use crate::tunnel::{BudgetSettings, SupervisorSettings};
 
 /// The outbound HTTP proxy that tunnels go through (`CONNECT`, RFC 9110 §9.3.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Settings {
     pub outbound_proxy: Option<OutboundProxy>,
     /// The tunnels; gateway and addresses are filled in for each of the gateways.
     pub tunnel: SupervisorSettings,
+    /// What may wait for slow backends, over the tunnels to all gateways.
+    pub budget: BudgetSettings,
     /// How long a drain waits for requests under way.
     pub drain_deadline: Duration,
     /// The gateways.
@@ -66,6 +68,7 @@ impl Default for Settings {
             admin: None,
             outbound_proxy: None,
             tunnel: SupervisorSettings::default(),
+            budget: BudgetSettings::default(),
             // The longest answer that a rolling restart must not lose.
             drain_deadline: Duration::from_secs(60),
             gateways: Vec::new(),
@@ -86,7 +89,8 @@ impl Settings {
             key: own.path_of("key").unwrap_or_default(),
             admin: own.parsed("admin", "a loopback address with its port", loopback),
             outbound_proxy: read_proxy(&own),
-            tunnel: read_tunnel(&own),
+            tunnel: SupervisorSettings::read(&own),
+            budget: read_budget(&own),
             drain_deadline: own.duration(
                 "drain-deadline",
                 default.drain_deadline,
@@ -123,13 +127,13 @@ impl Settings {
     }
 }
 
-fn read_tunnel(reader: &Reader<'_>) -> SupervisorSettings {
-    let settings = SupervisorSettings::read(reader);
+fn read_budget(reader: &Reader<'_>) -> BudgetSettings {
+    let settings = BudgetSettings::read(reader);
     if reader.has("buffered-bytes") {
         return settings;
     }
-    SupervisorSettings {
-        buffered_bytes: process::default_buffer_budget(),
+    BudgetSettings {
+        bytes: process::default_buffer_budget(),
         ..settings
     }
 }

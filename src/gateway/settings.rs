@@ -12,7 +12,7 @@ use crate::proxy;
 use crate::routing::RoleSettings;
 use crate::settings::Reader;
 use crate::tls;
-use crate::tunnel::RegistrySettings;
+use crate::tunnel::{BudgetSettings, RegistrySettings};
 
 /// The settings of one gateway process, from gateway.toml. None of them changes while it runs.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct Settings {
     pub proxy: proxy::Settings,
     /// Tunnels.
     pub tunnel: RegistrySettings,
+    /// What may wait for slow clients.
+    pub budget: BudgetSettings,
     /// How long a drain waits for what is under way.
     pub drain_deadline: Duration,
     /// Where requests are written down; the caller opens it.
@@ -53,6 +55,7 @@ impl Default for Settings {
             trust: identity::Settings::default(),
             proxy: proxy::Settings::default(),
             tunnel: RegistrySettings::default(),
+            budget: BudgetSettings::default(),
             drain_deadline: Duration::from_secs(60), // service managers kill after 90 s
             access: AccessLog::off(),
         }
@@ -81,6 +84,7 @@ impl Settings {
                 "is not a loopback address (the port has no authentication)",
             );
         }
+        let tunnel = root.table("tunnel");
         Self {
             instance: instances::Settings::read(gateway),
             listen: addresses("listen", default.listen),
@@ -90,7 +94,8 @@ impl Settings {
             listener: listener::Settings::read(&root.table("listener")),
             trust: identity::Settings::read(&root.table("trust")),
             proxy: proxy::Settings::read(&root.table("proxy")),
-            tunnel: RegistrySettings::read(&root.table("tunnel")),
+            tunnel: RegistrySettings::read(&tunnel),
+            budget: BudgetSettings::read(&tunnel),
             drain_deadline: gateway.duration(
                 "drain-deadline",
                 default.drain_deadline,

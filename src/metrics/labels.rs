@@ -87,10 +87,10 @@ label_sets! {
         /// How it went.
         outcome: Reload,
     }
-    /// A connection point.
-    ByConnectionPoint {
-        /// Its name.
-        connection_point: String,
+    /// Who is at the other end of a tunnel.
+    ByPeer {
+        /// The connection point's name, or on a connection point the gateway's.
+        peer: String,
     }
     /// The outcome of an attempt to open a tunnel.
     ByDial {
@@ -159,11 +159,11 @@ impl ByReason {
     }
 }
 
-impl ByConnectionPoint {
-    /// The label of a connection point's name.
+impl ByPeer {
+    /// The label of a peer's name.
     pub fn new(name: &str) -> Self {
         Self {
-            connection_point: name.to_owned(),
+            peer: name.to_owned(),
         }
     }
 }

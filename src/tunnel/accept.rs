@@ -1,8 +1,9 @@
 //! The gateway's side of one tunnel: from an accepted connection to its end.
 
-use std::future::{Future, pending};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::registry::{Peer, Registry, TunnelEnd};
 use super::wire::{self, Refused, RolesLine};
 use super::{liveness, note};
 use crate::drain::Draining;
-use crate::metrics::{ByConnectionPoint, ByReason};
+use crate::metrics::{ByPeer, ByReason};
 use crate::reason::Reason;
 use crate::role::RoleId;
 
@@ -110,7 +111,7 @@ fn traffic_of(registry: &Registry, name: &str) -> Traffic {
         // Names that nobody configured make no series.
         return Traffic::default();
     }
-    let label = ByConnectionPoint::new(&name.to_ascii_lowercase());
+    let label = ByPeer::new(&name.to_ascii_lowercase());
     let metrics = registry.metrics();
     Traffic {
         received: metrics.tunnel_received_bytes.get_or_create(&label).clone(),
@@ -210,14 +211,16 @@ impl Life<'_> {
     {
         let mut close = self.link.close.subscribe();
         let mut forced = self.draining.clone();
+        let last = sender.clone();
         tokio::select! {
             biased;
             reason = closed => End::ours(reason, "the peer's certificate no longer holds"),
             reason = closing(&mut close) => End::ours(reason, "the service definition has changed"),
             () = forced.forced() => End::ours(Reason::Draining, "the drain's time is over"),
-            end = self.drive(connection) => end,
+            result = self.drive(connection) => self.over(result, last),
             // The hello is the first request of a tunnel.
             () = self.say(sender.clone()) => End::ours(Reason::InternalError, "nothing more to say"),
+            () = self.mind_goaway(sender.clone()) => End::ours(Reason::InternalError, "the goodbye was not minded"),
             end = self.hear(sender) => end,
             () = silent => End::theirs(Some(Reason::TunnelSilent), Reason::TunnelSilent.what()),
             () = self.registry.budget().watch() => End::ours(Reason::InternalError, "the budget is gone"),
@@ -226,7 +229,7 @@ impl Life<'_> {
     }
 
     /// Moves bytes until the connection is over, and fits its windows to the memory there is.
-    async fn drive<IO>(&self, connection: &mut Connection<IO, Bytes>) -> End
+    async fn drive<IO>(&self, connection: &mut Connection<IO, Bytes>) -> Result<(), h2::Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -244,7 +247,7 @@ impl Life<'_> {
             }
             tokio::select! {
                 biased;
-                result = &mut *connection => return self.over(result),
+                result = &mut *connection => return result,
                 // The budget lives as long as the registry.
                 _ = pressure.changed() => (),
                 () = sleep(Duration::from_secs(1)), if wanted != window => (),
@@ -252,9 +255,25 @@ impl Life<'_> {
         }
     }
 
-    fn over(&self, result: Result<(), h2::Error>) -> End {
+    /// Takes the tunnel out of pick as soon as the peer has said GOAWAY, which may come before its last line of roles
+    /// or, of a foreign peer, without one. Never ends.
+    async fn mind_goaway(&self, mut sender: SendRequest<Bytes>) {
+        // Looked at whenever the connection has moved: both are polled by the same task.
+        poll_fn(|cx| match sender.poll_ready(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        })
+        .await;
+        self.registry.retire(self.link);
+        pending().await
+    }
+
+    fn over(&self, result: Result<(), h2::Error>, mut sender: SendRequest<Bytes>) -> End {
+        // A goodbye and the end may come in one read, before anyone else has looked.
+        let gone = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        let goodbye = matches!(gone, Poll::Ready(Err(error)) if error.is_go_away());
         match result {
-            Ok(()) if self.link.is_draining() => End::theirs(None, "drained"),
+            Ok(()) if goodbye || self.link.is_draining() => End::theirs(None, "drained"),
             Ok(()) => End::theirs(Some(Reason::TunnelLost), "closed by the peer"),
             Err(error) if error.is_io() => End::theirs(Some(Reason::TunnelLost), error.to_string()),
             Err(error) => End::theirs(Some(Reason::TunnelProtocol), error.to_string()),

@@ -87,13 +87,18 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of a received head. `length` is its Content-Length, if it has one.
-    pub(super) fn new(stream: RecvStream, length: Option<u64>, budget: &Budget) -> Self {
+    /// The body of a received head. `length` is its Content-Length, if it has one; `window` that of its stream.
+    pub(super) fn new(
+        stream: RecvStream,
+        length: Option<u64>,
+        budget: &Budget,
+        window: u32,
+    ) -> Self {
         if stream.is_end_stream() {
             return Self::empty();
         }
         let slot = Arc::new(Slot::new(stream));
-        let counted = budget.count(&slot);
+        let counted = budget.count(&slot, window);
         Self {
             slot: Some(slot),
             counted: Some(counted),

@@ -1,10 +1,10 @@
-//! The budget of bytes received through tunnels and not yet passed on.
+//! The budget of bytes that one process has received through tunnels and not yet passed on.
 //!
 //! HTTP/2 holds them, up to one stream window per stream; they are counted by looking. Above half of the budget
 //! windows shrink, and grow again below a quarter; above the whole, the streams that were longest without
 //! progress lose their bodies.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::BudgetSettings;
 use super::body::Slot;
 use crate::metrics::Metrics;
 
@@ -29,17 +30,18 @@ pub(super) enum Pressure {
     Tight,
 }
 
-/// The budget of one registry or supervisor. Clones count together.
+/// The budget of one process: whoever composes a role makes one and gives it to every registry and supervisor.
+/// Clones count together.
 #[derive(Clone, Debug)]
-pub(super) struct Budget(Arc<Inner>);
+pub struct Budget(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    limit: u64,
-    window: u64,
+    limit: AtomicU64,
     stalled_after: Duration,
     slots: DashMap<u64, Weak<Slot>>,
-    count: AtomicUsize,
+    /// What all bodies that are counted could hold at most.
+    most: AtomicU64,
     next: AtomicU64,
     looked: AtomicU64,
     began: Instant,
@@ -51,42 +53,51 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Counted {
     id: u64,
+    window: u64,
     budget: Arc<Inner>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.budget.slots.remove(&self.id);
-        self.budget.count.fetch_sub(1, Ordering::Relaxed);
+        self.budget.most.fetch_sub(self.window, Ordering::Relaxed);
     }
 }
 
 impl Budget {
-    /// A budget of `limit` bytes for streams of `window` bytes each.
-    pub(super) fn new(limit: u64, window: u32, stalled_after: Duration, metrics: Metrics) -> Self {
-        let bytes = i64::try_from(limit).unwrap_or(i64::MAX);
-        metrics.buffer_budget_bytes.set(bytes);
-        Self(Arc::new(Inner {
-            limit,
-            window: u64::from(window),
-            stalled_after,
+    /// Makes a budget that nothing counts against yet.
+    pub fn new(settings: BudgetSettings, metrics: Metrics) -> Self {
+        let budget = Self(Arc::new(Inner {
+            limit: AtomicU64::new(0),
+            stalled_after: settings.stalled_after,
             slots: DashMap::new(),
-            count: AtomicUsize::new(0),
+            most: AtomicU64::new(0),
             next: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             began: Instant::now(),
             pressure: watch::Sender::new(Pressure::Relaxed),
             metrics,
-        }))
+        }));
+        budget.resize(settings.bytes);
+        budget
     }
 
-    /// Counts a body until the result is dropped.
-    pub(super) fn count(&self, slot: &Arc<Slot>) -> Counted {
+    /// Puts another size in force, in bytes; it holds from the next count on.
+    pub fn resize(&self, bytes: u64) {
+        self.0.limit.store(bytes, Ordering::Relaxed);
+        let shown = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.0.metrics.buffer_budget_bytes.set(shown);
+    }
+
+    /// Counts a body of a stream whose window is `window` until the result is dropped.
+    pub(super) fn count(&self, slot: &Arc<Slot>, window: u32) -> Counted {
+        let window = u64::from(window);
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.slots.insert(id, Arc::downgrade(slot));
-        self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.most.fetch_add(window, Ordering::Relaxed);
         Counted {
             id,
+            window,
             budget: Arc::clone(&self.0),
         }
     }
@@ -102,9 +113,9 @@ impl Budget {
     /// Safe.
     pub(super) async fn watch(&self) {
         loop {
-            let most = (self.0.count.load(Ordering::Relaxed) as u64).saturating_mul(self.0.window);
+            let most = self.0.most.load(Ordering::Relaxed);
             let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
-            let few = most <= self.0.limit / 4 && relaxed;
+            let few = most <= self.limit() / 4 && relaxed;
             // What was counted last must not stand when nothing is left to count.
             let shown = self.0.metrics.buffered_bytes.get() != 0;
             if (shown || !few) && self.is_my_turn() {
@@ -112,6 +123,10 @@ impl Budget {
             }
             sleep(if few { REST } else { LOOK }).await;
         }
+    }
+
+    fn limit(&self) -> u64 {
+        self.0.limit.load(Ordering::Relaxed)
     }
 
     fn is_my_turn(&self) -> bool {
@@ -142,7 +157,7 @@ impl Budget {
                 waiting.push((since, bytes, slot));
             }
         }
-        if total > self.0.limit {
+        if total > self.limit() {
             total = self.take_away(waiting, total);
         }
         self.set_pressure(total);
@@ -152,7 +167,7 @@ impl Budget {
 
     fn take_away(&self, mut waiting: Vec<(Instant, usize, Arc<Slot>)>, mut total: u64) -> u64 {
         waiting.sort_by_key(|(since, ..)| *since);
-        let enough = self.0.limit / 10 * 9;
+        let enough = self.limit() / 10 * 9;
         for (since, bytes, slot) in waiting {
             if total <= enough || since.elapsed() < self.0.stalled_after {
                 break;
@@ -164,7 +179,7 @@ impl Budget {
     }
 
     fn set_pressure(&self, total: u64) {
-        let limit = self.0.limit;
+        let limit = self.limit();
         self.0.pressure.send_if_modified(|pressure| {
             let next = match *pressure {
                 Pressure::Relaxed if total > limit / 2 => Pressure::Tight,

@@ -11,6 +11,7 @@ use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -74,6 +75,8 @@ pub(super) struct Common<H> {
     pub(super) handle: Arc<H>,
     pub(super) tasks: Tasks,
     pub(super) traffic: Traffic,
+    /// The requests of all tunnels together.
+    pub(super) streams: Gauge,
     /// How long the gateway may take to begin.
     pub(super) patience: Duration,
 }
@@ -240,13 +243,15 @@ where
             }
             _ => {
                 let limit = self.common.wire.streams as usize;
-                let Some(place) = Place::take(&self.ties.in_flight, limit) else {
+                let Some(place) = Place::take(&self.ties.in_flight, limit, &self.common.streams)
+                else {
                     way.send_reset(h2::Reason::REFUSED_STREAM);
                     return;
                 };
                 let respond = Respond::new(way, request.method().clone(), place);
                 let length = length_of(request.headers());
-                let request = request.map(|body| Body::new(body, length, &self.common.budget));
+                let (budget, window) = (&self.common.budget, self.common.wire.stream_window);
+                let request = request.map(|body| Body::new(body, length, budget, window));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);
             }

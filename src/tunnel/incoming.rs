@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::SendStream;
 use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::send::length_of;
 use super::upload::poll_room;
@@ -28,22 +29,24 @@ pub struct Incoming {
 
 /// A request's place in the count of its tunnel.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<AtomicUsize>, Gauge);
 
 impl Place {
     /// Takes a place if fewer than `limit` are taken.
-    pub(super) fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+    pub(super) fn take(count: &Arc<AtomicUsize>, limit: usize, shown: &Gauge) -> Option<Self> {
         if count.fetch_add(1, Ordering::Relaxed) >= limit {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self(Arc::clone(count)))
+        shown.inc();
+        Some(Self(Arc::clone(count), shown.clone()))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+        self.1.dec();
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::seat::{Address, Seat};
 use super::wire::{Hello, Instance, Refused};
 use super::{Random, SupervisorSettings};
 
@@ -16,6 +17,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// After this many surplus tunnels in a row, an address is dialled at the slow pace.
 const PATIENT_MISSES: u32 = 40;
+
+/// How often it is looked whether a draining instance has a successor.
+const SCOUT_PAUSE: Duration = Duration::from_secs(2);
 
 /// The last part of the maximum age over which tunnels are replaced, so that not all are at once.
 const AGE_SPREAD: u32 = 10;
@@ -31,41 +35,13 @@ pub(super) enum Next {
     Wait(Option<Instant>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Met {
-    /// Nobody yet: dialling, or the gateway has not spoken.
-    Nobody,
-    /// This instance.
-    Instance(Instance),
-}
-
-#[derive(Debug)]
-struct Seat {
-    address: usize,
-    met: Met,
-    up: Option<Instant>,
-    expires: Option<Instant>,
-    /// It was told to drain, or the decision is taken.
-    leaving: bool,
-    /// The instance drains: the tunnel stays, but counts for nothing.
-    instance_leaves: bool,
-    live: Vec<Instance>,
-}
-
-impl Seat {
-    fn counts_for(&self, instance: &Instance, now: Instant) -> bool {
-        let young = self.expires.is_none_or(|expires| now < expires);
-        let met = matches!(&self.met, Met::Instance(met) if met == instance);
-        met && young && !self.leaving && !self.instance_leaves
-    }
-}
-
-#[derive(Debug)]
-struct Address {
-    not_before: Instant,
-    failures: u32,
-    misses: u32,
-    met: BTreeSet<Instance>,
+/// What an address needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Nothing,
+    Tunnel,
+    /// A look for the successor of an instance that drains.
+    Scout,
 }
 
 /// The tunnels of one supervisor, and what is known of the gateway's instances.
@@ -82,12 +58,7 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(settings: SupervisorSettings, random: Random, now: Instant) -> Self {
-        let address = |_: &String| Address {
-            not_before: now,
-            failures: 0,
-            misses: 0,
-            met: BTreeSet::new(),
-        };
+        let address = |_: &String| Address::new(now);
         Self {
             addresses: settings.addresses.iter().map(address).collect(),
             settings,
@@ -115,33 +86,29 @@ impl Plan {
         let count = self.addresses.len();
         for step in 0..count {
             let index = (self.turn + step) % count;
-            if !self.wants(index, now) {
+            let want = self.want(index, now);
+            if want == Want::Nothing {
                 continue;
             }
             let at = self.addresses[index].not_before.max(self.rate_allows(now));
             if at <= now {
                 self.turn = index + 1;
-                return Next::Dial(index, self.seat(index, now));
+                return Next::Dial(index, self.seat(index, want, now));
             }
             sooner(at);
         }
         Next::Wait(wake)
     }
 
-    fn seat(&mut self, address: usize, now: Instant) -> u64 {
+    fn seat(&mut self, address: usize, want: Want, now: Instant) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.dials.push_back(now);
-        let seat = Seat {
-            address,
-            met: Met::Nobody,
-            up: None,
-            expires: None,
-            leaving: false,
-            instance_leaves: false,
-            live: Vec::new(),
-        };
-        self.seats.insert(id, seat);
+        let scout = want == Want::Scout;
+        if scout {
+            self.addresses[address].not_before = now + SCOUT_PAUSE;
+        }
+        self.seats.insert(id, Seat::new(address, scout));
         id
     }
 
@@ -163,12 +130,8 @@ impl Plan {
     }
 
     /// Whether an address needs one more dial.
-    fn wants(&self, index: usize, now: Instant) -> bool {
-        let through = self
-            .seats
-            .values()
-            .filter(|seat| seat.address == index && !seat.leaving);
-        let pending = through.filter(|seat| seat.met == Met::Nobody).count();
+    fn want(&self, index: usize, now: Instant) -> Want {
+        let pending = self.strangers(index, now).count();
         let wanted: usize = if self.addresses[index].met.is_empty() {
             self.settings.tunnels
         } else {
@@ -179,17 +142,40 @@ impl Plan {
                 .map(|instance| self.lacking(instance, now))
                 .sum()
         };
-        if self.addresses[index].misses > PATIENT_MISSES {
-            // The slow pace is that of single dials.
-            return wanted > 0 && pending == 0;
+        // The slow pace is that of single dials, and so is that of scouts.
+        let slow = self.addresses[index].misses > PATIENT_MISSES;
+        match wanted {
+            0 if pending == 0 && self.awaits_successor(index) => Want::Scout,
+            1.. if wanted > pending && (!slow || pending == 0) => Want::Tunnel,
+            _ => Want::Nothing,
         }
-        wanted > pending
+    }
+
+    /// The tunnels through an address in which nobody has said hello.
+    fn strangers(&self, index: usize, now: Instant) -> impl Iterator<Item = &Seat> {
+        let all = self.seats.values();
+        all.filter(move |seat| seat.address == index && seat.is_strange(now))
+    }
+
+    /// Whether an instance drains that an address leads to, and its next run is not met. That one may be there long
+    /// before the old one has gone.
+    fn awaits_successor(&self, index: usize) -> bool {
+        let succeeds = |old: &Instance, seat: &Seat| {
+            let next = |met: &Instance| met.index == old.index && met.run != old.run;
+            seat.met.as_ref().is_some_and(next) && !seat.instance_leaves
+        };
+        let alone = |old: &&Instance| !self.seats.values().any(|seat| succeeds(old, seat));
+        let met = &self.addresses[index].met;
+        met.iter().filter(alone).any(|old| self.drains(old))
+    }
+
+    fn drains(&self, instance: &Instance) -> bool {
+        let drains = |seat: &Seat| seat.instance_leaves && seat.met.as_ref() == Some(instance);
+        self.seats.values().any(drains)
     }
 
     fn lacking(&self, instance: &Instance, now: Instant) -> usize {
-        let leaves =
-            |seat: &Seat| seat.instance_leaves && seat.met == Met::Instance(instance.clone());
-        if self.seats.values().any(leaves) {
+        if self.drains(instance) {
             return 0;
         }
         let counted = self
@@ -210,7 +196,11 @@ impl Plan {
 
     /// The instances that are said to be live and that no tunnel leads to.
     pub(super) fn absent(&self) -> BTreeSet<Instance> {
-        let met: BTreeSet<&Instance> = self.seats.values().filter_map(Seat::instance).collect();
+        let met: BTreeSet<&Instance> = self
+            .seats
+            .values()
+            .filter_map(|seat| seat.met.as_ref())
+            .collect();
         let live = self.live();
         live.into_iter()
             .filter(|instance| !met.contains(instance))
@@ -219,7 +209,11 @@ impl Plan {
 
     /// What tunnels said is live; an instance that was met replaces another run of its index.
     fn live(&self) -> BTreeSet<Instance> {
-        let met: Vec<&Instance> = self.seats.values().filter_map(Seat::instance).collect();
+        let met: Vec<&Instance> = self
+            .seats
+            .values()
+            .filter_map(|seat| seat.met.as_ref())
+            .collect();
         let said = self.seats.values().flat_map(|seat| &seat.live);
         let superseded = |instance: &Instance| {
             met.iter()
@@ -233,9 +227,13 @@ impl Plan {
     /// A tunnel that is too old and whose replacement is up.
     fn replaced(&self, now: Instant) -> Option<u64> {
         let old = |seat: &Seat| !seat.leaving && seat.expires.is_some_and(|expires| expires <= now);
-        let replaceable = |seat: &Seat| {
-            seat.instance()
-                .is_some_and(|instance| self.lacking(instance, now) == 0)
+        let replaceable = |seat: &Seat| match &seat.met {
+            Some(instance) => self.lacking(instance, now) == 0,
+            // Of a gateway that never says hello, tunnels are told apart by their address alone.
+            None => {
+                self.want(seat.address, now) != Want::Tunnel
+                    && self.strangers(seat.address, now).all(|s| s.up.is_some())
+            }
         };
         let mut ids = self
             .seats
@@ -265,8 +263,8 @@ impl Plan {
         let Some(seat) = self.seats.get_mut(&id) else {
             return false;
         };
-        let first = seat.met == Met::Nobody;
-        seat.met = Met::Instance(hello.instance.clone());
+        let first = seat.met.is_none();
+        seat.met = Some(hello.instance.clone());
         seat.live = hello.live;
         seat.instance_leaves = hello.draining;
         let address = &mut self.addresses[seat.address];
@@ -274,12 +272,15 @@ impl Plan {
         let surplus = first && enough;
         if surplus {
             seat.leaving = true;
-            address.misses += 1;
+            address.misses += u32::from(!seat.scout);
             if address.misses > PATIENT_MISSES {
                 address.not_before = now + self.settings.reconnect_max;
             }
         } else if first {
             address.misses = 0;
+            if seat.scout {
+                address.not_before = now;
+            }
         }
         self.forget();
         surplus
@@ -315,6 +316,10 @@ impl Plan {
                 return asked + self.random.upto(asked / 2);
             }
         }
+        if seat.scout && seat.met.is_none() {
+            // It has its own pace, and that nobody answers is expected.
+            return Duration::ZERO;
+        }
         let address = &mut self.addresses[seat.address];
         let stable = |up: Instant| now.saturating_duration_since(up) >= settings.stable_after;
         if seat.up.is_some_and(stable) {
@@ -342,7 +347,7 @@ impl Plan {
         let met: BTreeSet<Instance> = self
             .seats
             .values()
-            .filter_map(Seat::instance)
+            .filter_map(|seat| seat.met.as_ref())
             .cloned()
             .collect();
         for address in &mut self.addresses {
@@ -354,7 +359,7 @@ impl Plan {
 
     /// The instance at the other end of a tunnel, once known.
     pub(super) fn instance(&self, id: u64) -> Option<&Instance> {
-        self.seats.get(&id).and_then(Seat::instance)
+        self.seats.get(&id)?.met.as_ref()
     }
 
     /// Which address a tunnel was dialled at.
@@ -369,14 +374,5 @@ impl Plan {
     /// Whether a tunnel takes no more requests.
     pub(super) fn is_leaving(&self, id: u64) -> bool {
         self.seats.get(&id).is_none_or(|seat| seat.leaving)
-    }
-}
-
-impl Seat {
-    fn instance(&self) -> Option<&Instance> {
-        match &self.met {
-            Met::Instance(instance) => Some(instance),
-            Met::Nobody => None,
-        }
     }
 }

@@ -20,7 +20,7 @@ use super::link::{Lease, Link, Published};
 use super::pick::Snapshot;
 use super::{Body, BodyError, Hello, Random, RegistrySettings, accept, send};
 use crate::drain::Draining;
-use crate::metrics::{ByConnectionPoint, ByReason, Metrics};
+use crate::metrics::{ByPeer, ByReason, Metrics};
 use crate::reason::Reason;
 use crate::role::RoleId;
 
@@ -116,13 +116,13 @@ struct Table {
 
 impl Registry {
     /// Makes an empty table that refuses every connection point until [`Registry::apply`].
-    pub fn new(settings: RegistrySettings, hello: Hello, metrics: Metrics, random: Random) -> Self {
-        let budget = Budget::new(
-            settings.buffered_bytes,
-            settings.wire.stream_window,
-            settings.stalled_after,
-            metrics.clone(),
-        );
+    pub fn new(
+        settings: RegistrySettings,
+        hello: Hello,
+        budget: Budget,
+        metrics: Metrics,
+        random: Random,
+    ) -> Self {
         Self(Arc::new(Inner {
             settings,
             hello: watch::Sender::new(hello),
@@ -184,6 +184,9 @@ impl Registry {
     }
 
     /// Sends a request through a tunnel and returns its answer's head; the bodies stream.
+    ///
+    /// Healthy connection points are preferred; where none is healthy for the role, the ailing ones are asked, since
+    /// their answer says more than none.
     ///
     /// The request's body is read while the head is waited for and then while the answer's body is read; it is no
     /// longer read once the answer is complete. Dropping the future or the answer's body resets the stream.
@@ -268,7 +271,7 @@ impl Registry {
             return Err(Reason::TooManyTunnels);
         }
         let fresh_since = own.first().map_or_else(Instant::now, |l| l.fresh_since);
-        let label = ByConnectionPoint::new(&name);
+        let label = ByPeer::new(&name);
         let link = Arc::new(Link::new(
             self.0.next.fetch_add(1, Ordering::Relaxed),
             Arc::from(name),
@@ -287,7 +290,7 @@ impl Registry {
         link.drain();
         let mut table = self.table();
         table.links.retain(|other| other.id != link.id);
-        let label = ByConnectionPoint::new(&link.name);
+        let label = ByPeer::new(&link.name);
         self.0.metrics.tunnels.get_or_create(&label).dec();
         self.take_snapshot(&table);
     }

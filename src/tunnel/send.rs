@@ -21,15 +21,13 @@ use super::{BodyError, wire};
 use crate::metrics::ByRole;
 use crate::reason::Reason;
 
-/// How many tunnels one request is tried on at most.
-const TRIES: usize = 3;
+/// How many tunnels one request is tried on at most: the first, and once more on another.
+const TRIES: usize = 2;
 
 /// How an attempt failed.
 struct Lost {
     kind: Kind,
     failure: Failure,
-    /// Whether the peer takes no more streams.
-    going_away: bool,
 }
 
 impl Lost {
@@ -37,7 +35,6 @@ impl Lost {
         Self {
             kind,
             failure: Failure::new(reason, error.to_string()),
-            going_away: error.is_go_away() && error.is_remote(),
         }
     }
 }
@@ -100,9 +97,6 @@ where
                 lost
             }
         };
-        if lost.going_away {
-            registry.retire(&link);
-        }
         tried.push(link);
         let again = tried.len() < TRIES
             && match lost.kind {
@@ -203,7 +197,6 @@ where
             return Poll::Ready(Err(Lost {
                 kind: Kind::Final,
                 failure: Failure::new(error.reason, error.detail),
-                going_away: false,
             }));
         }
         Pin::new(&mut response)
@@ -241,7 +234,8 @@ where
     };
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);
-    let body = Body::new(stream, length, registry.budget());
+    let window = registry.settings().wire.stream_window;
+    let body = Body::new(stream, length, registry.budget(), window);
     Response::from_parts(parts, body.carry(lease, rest))
 }
 

@@ -46,6 +46,35 @@ impl Wire {
     }
 }
 
+/// Settings of the budget of bytes that one process has received through tunnels and not yet passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetSettings {
+    /// How many bytes may wait for slow clients or backends, over all tunnels.
+    pub bytes: u64,
+    /// A stream without progress for this long may be reset when memory is short.
+    pub stalled_after: Duration,
+}
+
+impl Default for BudgetSettings {
+    fn default() -> Self {
+        Self {
+            bytes: 256 << 20,          // the composition passes a quarter of the RAM
+            stalled_after: 2 * SECOND, // who moves is never cut off
+        }
+    }
+}
+
+impl BudgetSettings {
+    /// Reads `buffered-bytes`.
+    pub fn read(reader: &Reader<'_>) -> Self {
+        let default = Self::default();
+        Self {
+            bytes: reader.size("buffered-bytes", default.bytes, (1 << 20)..=(1 << 40)),
+            ..default
+        }
+    }
+}
+
 /// Settings of a gateway instance's registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistrySettings {
@@ -53,10 +82,6 @@ pub struct RegistrySettings {
     pub wire: Wire,
     /// How many tunnels an instance takes from one connection point.
     pub tunnels_per_connection_point: usize,
-    /// How many bytes received through tunnels may wait for slow clients, in the whole process.
-    pub buffered_bytes: u64,
-    /// A stream without progress for this long may be reset when memory is short.
-    pub stalled_after: Duration,
     /// How long a fresh connection point takes less than its share.
     pub slow_start: Duration,
     /// How long a body announced with `Expect: 100-continue` waits for the backend's 100.
@@ -70,8 +95,6 @@ impl Default for RegistrySettings {
         Self {
             wire: Wire::default(),
             tunnels_per_connection_point: 8, // 2, twice that while they are replaced, and dead ones not yet found out
-            buffered_bytes: 256 << 20,       // the composition passes a quarter of the RAM
-            stalled_after: 2 * SECOND,       // a client that moves is never reset
             slow_start: 10 * SECOND,         // caches and pools of a restarted process fill
             continue_wait: SECOND,           // RFC 9110 §10.1.1: a client must not wait without end
             retry_after: 2 * SECOND, // the next run of the instance may be there as soon as this
@@ -91,11 +114,6 @@ impl RegistrySettings {
                 2..=256,
             ))
             .unwrap_or(default.tunnels_per_connection_point),
-            buffered_bytes: reader.size(
-                "buffered-bytes",
-                default.buffered_bytes,
-                (1 << 20)..=(1 << 40),
-            ),
             slow_start: reader.duration(
                 "slow-start",
                 default.slow_start,
@@ -131,10 +149,6 @@ pub struct SupervisorSettings {
     pub stable_after: Duration,
     /// After this age, shortened by up to a tenth at random, a tunnel is replaced.
     pub max_age: Duration,
-    /// How many bytes received through tunnels may wait for slow backends.
-    pub buffered_bytes: u64,
-    /// A stream without progress for this long may be reset when memory is short.
-    pub stalled_after: Duration,
 }
 
 impl Default for SupervisorSettings {
@@ -151,8 +165,6 @@ impl Default for SupervisorSettings {
             refused_pause: 300 * SECOND, // only an administrator can mend it
             stable_after: 60 * SECOND, // longer than any start that then fails
             max_age: 24 * HOUR, // keys and middleboxes are renewed daily
-            buffered_bytes: 256 << 20, // the composition passes a quarter of the RAM
-            stalled_after: 2 * SECOND, // a backend that moves is never cut off
         }
     }
 }
@@ -176,11 +188,6 @@ impl SupervisorSettings {
                 SECOND..=600 * SECOND,
             ),
             max_age: reader.duration("max-age", default.max_age, 60 * SECOND..=24 * 30 * HOUR),
-            buffered_bytes: reader.size(
-                "buffered-bytes",
-                default.buffered_bytes,
-                (1 << 20)..=(1 << 40),
-            ),
             ..default
         }
     }

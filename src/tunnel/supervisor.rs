@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -18,7 +19,7 @@ use super::plan::{Next, Plan};
 use super::wire::Instance;
 use super::{Incoming, Random, SupervisorSettings, TunnelView};
 use crate::drain::Draining;
-use crate::metrics::{ByDial, ByReason, Dial, Metrics};
+use crate::metrics::{ByDial, ByPeer, ByReason, Dial, Metrics};
 use crate::reason::Reason;
 use crate::role::PublishedRole;
 use crate::tasks::Tasks;
@@ -57,18 +58,35 @@ struct State {
 struct Tunnel {
     orders: watch::Sender<Order>,
     up: Option<Instant>,
+    shown: Option<Shown>,
     in_flight: Arc<AtomicUsize>,
+}
+
+/// A tunnel that is up, in the metrics, as long as this lives.
+#[derive(Debug)]
+struct Shown(Gauge);
+
+impl Shown {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Supervisor {
     /// Makes a supervisor that does nothing until [`Supervisor::run`].
-    pub fn new(settings: SupervisorSettings, metrics: Metrics, random: Random) -> Self {
-        let budget = Budget::new(
-            settings.buffered_bytes,
-            settings.wire.stream_window,
-            settings.stalled_after,
-            metrics.clone(),
-        );
+    pub fn new(
+        settings: SupervisorSettings,
+        budget: Budget,
+        metrics: Metrics,
+        random: Random,
+    ) -> Self {
         let state = Mutex::new(State {
             plan: Plan::new(settings.clone(), random, Instant::now()),
             tunnels: BTreeMap::new(),
@@ -109,7 +127,11 @@ impl Supervisor {
             roles,
             handle: Arc::new(handle),
             tasks: tasks.clone(),
-            traffic: Traffic::default(),
+            traffic: self.traffic(),
+            streams: {
+                let streams = &self.0.metrics.tunnel_streams;
+                streams.get_or_create(&self.label()).clone()
+            },
             patience: self.0.settings.dial_timeout,
         });
         let dial = Arc::new(dial);
@@ -177,6 +199,7 @@ impl Supervisor {
         let tunnel = Tunnel {
             orders: orders_in,
             up: None,
+            shown: None,
             in_flight: Arc::clone(&in_flight),
         };
         self.state().tunnels.insert(id, tunnel);
@@ -203,12 +226,20 @@ impl Supervisor {
                 state.plan.up(id, now);
                 if let Some(tunnel) = state.tunnels.get_mut(&id) {
                     tunnel.up = Some(now);
+                    let tunnels = &self.0.metrics.tunnels;
+                    tunnel.shown = Some(Shown::new(&tunnels.get_or_create(&self.label())));
                 }
             }
             Event::Hello(id, hello) => {
                 let instance = hello.instance.clone();
-                let surplus = self.state().plan.hello(id, hello, now);
-                if surplus {
+                let (met, surplus) = {
+                    let plan = &mut self.state().plan;
+                    let met = plan.instance(id).is_some();
+                    (met, plan.hello(id, hello, now))
+                };
+                if met {
+                    // It only says what is new.
+                } else if surplus {
                     tracing::debug!(%gateway, index = instance.index, "a tunnel to an instance that has enough is closed");
                     self.order(id, Order::Drain);
                 } else {
@@ -254,6 +285,18 @@ impl Supervisor {
         }
     }
 
+    fn label(&self) -> ByPeer {
+        ByPeer::new(&self.0.settings.gateway)
+    }
+
+    fn traffic(&self) -> Traffic {
+        let (metrics, label) = (&self.0.metrics, self.label());
+        Traffic {
+            received: metrics.tunnel_received_bytes.get_or_create(&label).clone(),
+            sent: metrics.tunnel_sent_bytes.get_or_create(&label).clone(),
+        }
+    }
+
     fn count(&self, outcome: Dial) {
         let dials = &self.0.metrics.tunnel_dials;
         dials.get_or_create(&ByDial { outcome }).inc();
@@ -293,9 +336,10 @@ impl Supervisor {
                     ids.into_iter().for_each(|id| self.order(id, Order::Close));
                 }
                 Some(event) = events.recv() => self.take(event),
-                () = wait_until(last_words) => return,
+                () = wait_until(last_words) => break,
             }
         }
+        self.state().tunnels.clear();
     }
 }
 

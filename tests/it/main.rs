@@ -31,4 +31,5 @@ mod systemd;
 mod trust;
 mod trust_tls;
 mod tunnel;
+mod two_services;
 mod world;

@@ -29,8 +29,8 @@ use opencmg::reason::Reason;
 use opencmg::role::{Health, PublishedRole, RoleId};
 use opencmg::tasks::Tasks;
 use opencmg::tunnel::{
-    Failure, Hello, Incoming, Instance, Need, Peer, Policy, Random, Registry, RegistrySettings,
-    Supervisor, SupervisorSettings, TunnelEnd,
+    Budget, BudgetSettings, Failure, Hello, Incoming, Instance, Need, Peer, Policy, Random,
+    Registry, RegistrySettings, Supervisor, SupervisorSettings, TunnelEnd,
 };
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,14 +64,24 @@ pub struct Gateway {
 }
 
 pub fn gateway_of(settings: RegistrySettings, index: u16, names: &[&str]) -> Gateway {
+    gateway_with(settings, BudgetSettings::default(), index, names)
+}
+
+pub fn gateway_with(
+    settings: RegistrySettings,
+    budget: BudgetSettings,
+    index: u16,
+    names: &[&str],
+) -> Gateway {
     let metrics = Metrics::new();
+    let budget = Budget::new(budget, metrics.clone());
     let instance = Instance {
         index,
         run: format!("run-{index}"),
     };
     let hello = Hello::alone("gw.test", instance);
     let random = Random::seeded(u64::from(index));
-    let registry = Registry::new(settings, hello, metrics.clone(), random);
+    let registry = Registry::new(settings, hello, budget, metrics.clone(), random);
     registry.apply(policy(names));
     Gateway {
         registry,
@@ -244,6 +254,7 @@ pub struct ConnectionPoint {
     pub drain: Drain,
     pub tasks: Tasks,
     pub dials: Arc<Mutex<Vec<(String, tokio::time::Instant)>>>,
+    pub metrics: Metrics,
 }
 
 pub fn supervisor_settings(addresses: &[&str]) -> SupervisorSettings {
@@ -291,7 +302,26 @@ where
     HF: Future<Output = ()> + Send + 'static,
 {
     let random = Random::seeded(seed.len() as u64);
-    let supervisor = Supervisor::new(settings, Metrics::new(), random);
+    let metrics = Metrics::new();
+    let budget = Budget::new(BudgetSettings::default(), metrics.clone());
+    let supervisor = Supervisor::new(settings, budget, metrics.clone(), random);
+    run(supervisor, metrics, handle, dial)
+}
+
+/// Runs a connection point that was made.
+pub fn run<D, DF, H, HF, IO>(
+    supervisor: Supervisor,
+    metrics: Metrics,
+    handle: H,
+    dial: D,
+) -> ConnectionPoint
+where
+    D: Fn(String) -> DF + Send + Sync + 'static,
+    DF: Future<Output = io::Result<IO>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Incoming) -> HF + Send + Sync + 'static,
+    HF: Future<Output = ()> + Send + 'static,
+{
     let roles = watch::Sender::new(Arc::new(vec![published(ROLE)]));
     let (drain, tasks) = (Drain::new(), Tasks::new());
     let dials: Arc<Mutex<Vec<_>>> = Arc::default();
@@ -311,6 +341,7 @@ where
         drain,
         tasks,
         dials,
+        metrics,
     }
 }
 

@@ -258,6 +258,23 @@ impl Plan {
 }
 
 impl World {
+    /// Starts the gateway of another service on the same PKI, with a `service.toml` of the test's own.
+    pub async fn other_service(&self, definition: &str) -> Node {
+        let dir = self.dir.path();
+        fs::create_dir_all(dir.join("other")).unwrap();
+        fs::write(dir.join("other/service.toml"), definition).unwrap();
+        let [address, health, admin] = [(); 3].map(|()| free_address());
+        let text = format!(
+            "[gateway]\nstore = \"file:other\"\nlisten = [\"{address}\"]\n\
+             health = \"{health}\"\nadmin = \"{admin}\"\n"
+        );
+        let name = "other-0".to_owned();
+        let mut node = Node::new(dir, name, "gateway", [address, health, admin], &text);
+        node.start();
+        node.accepts().await;
+        node
+    }
+
     /// A client with the certificate of a name in the PKI's folder, for example `pc-1`.
     pub fn client(&self, name: &str) -> Client {
         let [chain, key] = ["pem", "key"].map(|end| self.pki.file(&format!("{name}.{end}")));

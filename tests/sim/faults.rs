@@ -7,6 +7,7 @@ use std::time::Duration;
 use opencmg::tasks::Tasks;
 use opencmg::tunnel::Random;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What befalls one direction of a pipe.
@@ -21,6 +22,7 @@ enum Weather {
 #[derive(Clone)]
 pub struct Pipe {
     pub remote: SocketAddr,
+    pub born: Instant,
     cut: CancellationToken,
     half_close: [CancellationToken; 2],
     weather: Arc<Mutex<[Weather; 2]>>,
@@ -33,6 +35,7 @@ impl Pipe {
         let (right, right_inner) = tokio::io::duplex(1 << 16);
         let pipe = Self {
             remote,
+            born: Instant::now(),
             cut: CancellationToken::new(),
             half_close: [CancellationToken::new(), CancellationToken::new()],
             weather: Arc::new(Mutex::new([Weather::Fair; 2])),
@@ -112,6 +115,15 @@ impl Pipe {
                 "delay"
             }
         }
+    }
+
+    /// Whether every byte that is sent arrives, soon or late.
+    pub fn is_sound(&self) -> bool {
+        let weather = self.weather.lock().unwrap();
+        let closed = |token: &CancellationToken| token.is_cancelled();
+        !closed(&self.cut)
+            && !self.half_close.iter().any(closed)
+            && !weather.contains(&Weather::Swallow)
     }
 
     /// Mends what can be mended.

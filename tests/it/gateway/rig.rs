@@ -22,7 +22,7 @@ use opencmg::role::{Endpoint, Health, Kind, PublishedRole, RoleId, Scheme, endpo
 use opencmg::routing::RoleSettings;
 use opencmg::tasks::Tasks;
 use opencmg::tls::{self, NameSettings, ServerSettings, TunnelClientSettings, Way};
-use opencmg::tunnel::{Incoming, Random, Supervisor, SupervisorSettings};
+use opencmg::tunnel::{Budget, BudgetSettings, Incoming, Random, Supervisor, SupervisorSettings};
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -312,7 +312,9 @@ impl Pki {
             addresses: vec![addresses.client[0].to_string()],
             ..SupervisorSettings::default()
         };
-        let supervisor = Supervisor::new(settings, Metrics::new(), Random::seeded(1));
+        let metrics = Metrics::new();
+        let budget = Budget::new(BudgetSettings::default(), metrics.clone());
+        let supervisor = Supervisor::new(settings, budget, metrics, Random::seeded(1));
         let draining = drain.watch();
         spawn(async move {
             let tasks = Tasks::new();

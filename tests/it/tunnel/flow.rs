@@ -8,16 +8,23 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use opencmg::metrics::Metrics;
 use opencmg::reason::Reason;
-use opencmg::tunnel::{Incoming, RegistrySettings, SupervisorSettings};
+use opencmg::tunnel::{
+    Budget, BudgetSettings, Incoming, Random, RegistrySettings, Supervisor, SupervisorSettings,
+};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::{
-    ConnectionPoint, Gateway, NEED, connection_point, fed, gateway_of, get, pair,
+    ConnectionPoint, Gateway, NEED, connection_point, fed, gateway_with, get, pair,
     supervisor_settings, until, whole,
 };
 
 const LARGE: usize = 4 << 20;
+
+/// The window of one stream.
+const WINDOW: usize = 256 << 10;
 
 /// `/large` is answered with 4 MiB, an upload to `/hold` is never read, everything else is read and counted.
 async fn serve(incoming: Incoming) {
@@ -42,8 +49,8 @@ async fn serve(incoming: Incoming) {
     }
 }
 
-async fn one_tunnel(settings: RegistrySettings) -> (Gateway, ConnectionPoint) {
-    let gateway = gateway_of(settings, 0, &["cp"]);
+async fn one_tunnel(budget: BudgetSettings) -> (Gateway, ConnectionPoint) {
+    let gateway = gateway_with(RegistrySettings::default(), budget, 0, &["cp"]);
     let to = gateway.clone();
     let settings = SupervisorSettings {
         tunnels: 1,
@@ -73,7 +80,7 @@ async fn live_traffic(gateway: &Gateway) {
 
 #[tokio::test]
 async fn stalled_downloads_do_not_slow_a_live_one_on_the_same_tunnel() {
-    let (gateway, _point) = one_tunnel(RegistrySettings::default()).await;
+    let (gateway, _point) = one_tunnel(BudgetSettings::default()).await;
     let mut stalled = Vec::new();
     for _ in 0..100 {
         let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
@@ -94,7 +101,7 @@ async fn stalled_downloads_do_not_slow_a_live_one_on_the_same_tunnel() {
 
 #[tokio::test]
 async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
-    let (gateway, _point) = one_tunnel(RegistrySettings::default()).await;
+    let (gateway, _point) = one_tunnel(BudgetSettings::default()).await;
     let sent = Arc::new(AtomicUsize::new(0));
     let mut feeders = Vec::new();
     for _ in 0..50 {
@@ -128,10 +135,9 @@ async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
 
 #[tokio::test]
 async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do_not() {
-    let settings = RegistrySettings {
-        buffered_bytes: 4 << 20,
+    let settings = BudgetSettings {
+        bytes: 4 << 20,
         stalled_after: Duration::from_millis(200),
-        ..RegistrySettings::default()
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
@@ -155,12 +161,11 @@ async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do
     live_traffic(&gateway).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn above_half_of_the_budget_windows_shrink_so_that_nobody_is_cut_off() {
-    let settings = RegistrySettings {
-        buffered_bytes: 4 << 20,
+    let settings = BudgetSettings {
+        bytes: 4 << 20,
         stalled_after: Duration::from_millis(50),
-        ..RegistrySettings::default()
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
@@ -174,6 +179,8 @@ async fn above_half_of_the_budget_windows_shrink_so_that_nobody_is_cut_off() {
         let answer = gateway.get("/small").await.unwrap();
         assert_eq!(answer.text(), "0");
     }
+    // Longer than anyone may stand still.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     live_traffic(&gateway).await;
     for mut body in stalled {
         let first = body.frame().await.unwrap();
@@ -183,9 +190,9 @@ async fn above_half_of_the_budget_windows_shrink_so_that_nobody_is_cut_off() {
 
 #[tokio::test]
 async fn what_the_budget_counts_goes_back_to_nothing() {
-    let settings = RegistrySettings {
-        buffered_bytes: 2 << 20,
-        ..RegistrySettings::default()
+    let settings = BudgetSettings {
+        bytes: 2 << 20,
+        ..BudgetSettings::default()
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut held = Vec::new();
@@ -196,6 +203,71 @@ async fn what_the_budget_counts_goes_back_to_nothing() {
     until(|| gateway.metrics.buffered_bytes.get() >= 1 << 20).await;
     drop(held);
     until(|| gateway.metrics.buffered_bytes.get() == 0).await;
+}
+
+/// Sends uploads that fill the windows of their streams.
+fn upload(gateway: &Gateway, count: usize) {
+    for _ in 0..count {
+        let registry = gateway.registry.clone();
+        gateway.tasks.spawn(async move {
+            let body = super::request("POST", "/hold", vec![1; 2 * WINDOW]);
+            let _ = registry.send(NEED, body).await;
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
+    let metrics = Metrics::new();
+    let settings = BudgetSettings {
+        bytes: 16 * WINDOW as u64,
+        stalled_after: Duration::from_millis(50),
+    };
+    let budget = Budget::new(settings, metrics.clone());
+    let (first_in, mut first) = mpsc::channel(32);
+    let go = watch::Sender::new(false);
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        let gateway = super::gateway(&["cp"]);
+        let (first_in, go, to) = (first_in.clone(), go.subscribe(), gateway.clone());
+        let handle = move |incoming: Incoming| {
+            let (first_in, mut go) = (first_in.clone(), go.clone());
+            async move {
+                let Incoming { request, respond } = incoming;
+                let mut body = request.into_body();
+                let _ = go.wait_for(|go| *go).await;
+                let _ = first_in.send(body.frame().await.unwrap()).await;
+                drop(respond);
+            }
+        };
+        let settings = SupervisorSettings {
+            tunnels: 1,
+            ..supervisor_settings(&["a"])
+        };
+        let supervisor =
+            Supervisor::new(settings, budget.clone(), metrics.clone(), Random::seeded(1));
+        let point = super::run(supervisor, metrics.clone(), handle, move |_| {
+            let (theirs, _end) = to.pipe("cp");
+            std::future::ready(Ok(theirs))
+        });
+        gateway.ready().await;
+        all.push((gateway, point));
+    }
+    // One gateway's uploads may take the whole budget, and do.
+    upload(&all[0].0, 16);
+    until(|| metrics.buffered_bytes.get() == 16 * WINDOW as i64).await;
+    upload(&all[1].0, 4);
+    until(|| metrics.buffered_bytes.get() < 16 * WINDOW as i64).await;
+    go.send_replace(true);
+    let mut lost = 0;
+    for _ in 0..20 {
+        if let Err(error) = first.recv().await.unwrap() {
+            assert_eq!(error.reason, Reason::StalledClient);
+            lost += 1;
+        }
+    }
+    assert!((1..=4).contains(&lost), "{lost} of 20 lost their bodies");
+    all.iter().for_each(|(gateway, _)| gateway.tasks.abort());
 }
 
 #[tokio::test]

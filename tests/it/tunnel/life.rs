@@ -334,3 +334,49 @@ async fn status_shows_every_tunnel_with_what_is_under_way() {
     .await;
     let _ = (Drain::new(), policy(&[]));
 }
+
+#[tokio::test]
+async fn a_peer_that_says_goaway_is_out_of_pick_at_once_and_finishes_what_it_has() {
+    let gateway = gateway(&["cp"]);
+    let (io, end) = gateway.pipe("cp");
+    let (tasks, go) = (Tasks::new(), Arc::new(Notify::new()));
+    let (held_in, mut held) = tokio::sync::mpsc::channel(1);
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    let shutdown = Arc::clone(&go);
+    tasks.spawn(async move {
+        loop {
+            let request = tokio::select! {
+                request = connection.accept() => request,
+                () = shutdown.notified() => {
+                    connection.graceful_shutdown();
+                    continue;
+                }
+            };
+            let Some(Ok((request, mut way))) = request else {
+                return;
+            };
+            if request.uri().path() == "/held" {
+                held_in.send(way).await.unwrap();
+            } else {
+                let head = Response::builder().status(404).body(()).unwrap();
+                way.send_response(head, true).unwrap();
+            }
+        }
+    });
+    gateway.ready().await;
+    let (asker, asked) = tokio::sync::oneshot::channel();
+    let to = gateway.clone();
+    tasks.spawn(async move {
+        let _ = asker.send(to.get("/held").await);
+    });
+    let mut way: h2::server::SendResponse<bytes::Bytes> = held.recv().await.unwrap();
+    go.notify_one();
+    until(|| gateway.registry.view()[0].draining).await;
+    assert!(!gateway.registry.is_ready());
+    let failure = gateway.get("/").await.unwrap_err();
+    assert_eq!(failure.reason, Reason::NoTunnel);
+    way.send_response(Response::new(()), true).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap().head.status, 200);
+    let end = timeout(Duration::from_secs(5), end).await.unwrap().unwrap();
+    assert_eq!(end.reason, None, "{end:?}");
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::Response;
 use opencmg::reason::Reason;
-use opencmg::role::PublishedRole;
+use opencmg::role::{Health, PublishedRole};
 use opencmg::tasks::Tasks;
 use opencmg::tunnel::{Incoming, Need, RegistrySettings};
 use tokio::sync::Notify;
@@ -87,7 +87,7 @@ async fn requests_in_flight_are_spread_evenly_and_long_polls_count_apart() {
     assert!(polls > 60, "{polls} of 100 polls went to the one without");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_larger_capacity_takes_a_larger_share() {
     let gateway = gateway_of(without_slow_start(), 0, &["one", "two"]);
     let holding = Holding::default();
@@ -189,6 +189,36 @@ async fn a_client_s_sticky_requests_go_to_one_connection_point_on_every_instance
         );
         assert_ne!(now, "three");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sticky_requests_go_by_the_healthy_ones_and_to_the_ailing_where_none_is_healthy() {
+    let gateway = gateway(&["one", "two"]);
+    let holding = Holding::default();
+    let points = [
+        holding.start("one", &gateway),
+        holding.start("two", &gateway),
+    ];
+    gateway.tunnels(4).await;
+    let ail = |point: &ConnectionPoint| {
+        let role = PublishedRole {
+            health: Health::Unhealthy,
+            ..published(ROLE)
+        };
+        point.roles.send_replace(Arc::new(vec![role]));
+    };
+    ail(&points[0]);
+    sleep(Duration::from_secs(3)).await;
+    for key in 0..20 {
+        assert_eq!(choice(&gateway, key).await, "two");
+    }
+    ail(&points[1]);
+    sleep(Duration::from_secs(3)).await;
+    let mut chosen = BTreeSet::new();
+    for key in 0..20 {
+        chosen.insert(choice(&gateway, key).await);
+    }
+    assert_eq!(chosen.len(), 2, "{chosen:?}");
 }
 
 #[tokio::test]

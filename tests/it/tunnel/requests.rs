@@ -240,7 +240,7 @@ const EXPECT: Need = Need {
     ..NEED
 };
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_announced_body_is_not_read_before_the_100_has_come() {
     let go = Arc::new(Notify::new());
     let wait = Arc::clone(&go);

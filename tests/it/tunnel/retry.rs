@@ -1,5 +1,8 @@
 //! What is sent again when a tunnel does not answer, and what is not. The peers are written by hand on `h2`.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
@@ -116,6 +119,26 @@ async fn a_refusal_everywhere_is_answered_with_the_first_reason() {
 }
 
 #[tokio::test]
+async fn a_request_is_sent_again_once_and_no_more() {
+    let gateway = gateway(&["one", "two", "three"]);
+    let (tasks, seen) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
+    for name in ["one", "two", "three"] {
+        let mut requests = foreign(gateway.pipe(name).0, &tasks).await;
+        let seen = Arc::clone(&seen);
+        tasks.spawn(async move {
+            while let Some((_request, mut way)) = requests.recv().await {
+                seen.fetch_add(1, Ordering::Relaxed);
+                way.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+        });
+    }
+    gateway.tunnels(3).await;
+    let failure = gateway.get("/x").await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TunnelLost);
+    assert_eq!((seen.load(Ordering::Relaxed), retries(&gateway)), (2, 1));
+}
+
+#[tokio::test]
 async fn another_reset_is_final() {
     let (gateway, mut one, mut two, _tasks) = two().await;
     let peers = async {
@@ -200,8 +223,9 @@ async fn after_a_byte_of_the_answer_nothing_is_sent_again() {
     assert_eq!(retries(&gateway), 0);
 }
 
-/// A peer of bare frames: 404 to hello and roles, and a GOAWAY with a number below to the first request.
-async fn goes_away(mut io: DuplexStream) -> std::io::Result<()> {
+/// A peer of bare frames: 404 to hello and roles, and a GOAWAY with a number below to the first request, with which it
+/// may end.
+async fn goes_away(mut io: DuplexStream, ends: bool) -> std::io::Result<()> {
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
     let mut preface = [0; 24];
@@ -221,8 +245,25 @@ async fn goes_away(mut io: DuplexStream) -> std::io::Result<()> {
         } else if head[3] == HEADERS {
             io.write_all(&[0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0])
                 .await?;
+            if ends {
+                return Ok(());
+            }
         }
     }
+}
+
+#[tokio::test]
+async fn a_goodbye_and_the_end_in_one_read_are_no_loss() {
+    let gateway = gateway(&["one"]);
+    let (tasks, (io, end)) = (Tasks::new(), gateway.pipe("one"));
+    tasks.spawn(async move {
+        let _ = goes_away(io, true).await;
+    });
+    gateway.ready().await;
+    let failure = gateway.get("/x").await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TunnelLost);
+    let end = end.await.unwrap();
+    assert_eq!(end.reason, None, "{end:?}");
 }
 
 #[tokio::test]
@@ -231,7 +272,7 @@ async fn a_request_above_the_number_of_a_goaway_is_sent_again_and_the_tunnel_lef
     let tasks = Tasks::new();
     let io = gateway.pipe("one").0;
     tasks.spawn(async move {
-        let _ = goes_away(io).await;
+        let _ = goes_away(io, false).await;
     });
     let mut two = foreign(gateway.pipe("two").0, &tasks).await;
     gateway.tunnels(2).await;
