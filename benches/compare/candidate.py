@@ -7,7 +7,7 @@ import ssl
 
 import pki
 from backend import OPEN_PATH, PATH
-from machine import Failure, cpu_seconds, free_port, rss_kib, wait_until
+from machine import cpu_seconds, free_port, rss_kib, wait_until
 
 
 class World:
@@ -103,16 +103,3 @@ class Candidate:
                 conn.sock = tls
                 conn.request("GET", self.path(name), headers={"Host": pki.HOST})
                 return conn.getresponse().status
-
-
-def status_is(url_port, path):
-    """Whether a plain HTTP port answers 200."""
-    try:
-        conn = http.client.HTTPConnection("127.0.0.1", url_port, timeout=2)
-        conn.request("GET", path)
-        return conn.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-
-
-__all__ = ["Candidate", "Failure", "World", "free_port", "status_is"]

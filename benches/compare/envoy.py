@@ -2,7 +2,8 @@
 
 import json
 
-from candidate import Candidate, free_port
+from candidate import Candidate
+from machine import free_port, listens, wait_until
 from pki import HOST
 
 TYPE = "type.googleapis.com/envoy"
@@ -100,6 +101,8 @@ class EnvoyTunnel(EnvoyEdge):
     def launch(self):
         tunnel = free_port()
         self.responder(tunnel)
+        # An initiator that is refused waits ten seconds before it dials again.
+        wait_until(lambda: listens(tunnel), "Envoy's tunnel port")
         self.initiator(tunnel)
 
     def responder(self, tunnel):

@@ -24,6 +24,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def listens(port):
+    """Whether somebody accepts connections on a port of loopback."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def wait_until(condition, what, seconds=15.0):
     """Waits until the condition holds; fails with what was waited for."""
     end = time.monotonic() + seconds

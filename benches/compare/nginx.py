@@ -3,7 +3,8 @@
 import signal
 
 from backend import nginx_user, temp_paths
-from candidate import Candidate, free_port
+from candidate import Candidate
+from machine import free_port
 from pki import HOST, RSA_HOST
 
 CONFIG = """\

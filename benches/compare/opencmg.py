@@ -5,8 +5,8 @@ import signal
 
 import pki
 from backend import ROLE
-from candidate import Candidate, free_port
-from machine import cpu_seconds
+from candidate import Candidate
+from machine import free_port
 
 GATEWAY = """\
 [gateway]
@@ -130,6 +130,3 @@ class Bare(Candidate):
         backend = f"127.0.0.1:{self.world.backend.port}"
         point = [binary, "point", "--backend", backend, "--tunnels", self.tunnels, *common]
         self.part("point", point, env)
-
-
-__all__ = ["Bare", "OpenCmg", "cpu_seconds"]
