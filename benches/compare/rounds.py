@@ -17,6 +17,8 @@ class Rounds:
     def run(self):
         settings = self.world.settings
         for candidate in self.candidates:
+            if not any(self._takes(row, candidate) for row in settings.rows):
+                continue
             # wrk shows no certificate.
             candidate.strict = settings.tool != "wrk"
             candidate.start()
@@ -33,7 +35,9 @@ class Rounds:
     def _takes(self, row, candidate):
         if row.post_quantum and not candidate.post_quantum:
             return False
-        return self.world.settings.pair or candidate.name in row.candidates
+        settings = self.world.settings
+        # Whoever names a candidate wants to see it in every row.
+        return settings.pair or candidate.name in settings.named or candidate.name in row.candidates
 
     def _measure(self, row, candidate, number):
         self.world.processes.check()
