@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 
 import pki
 from backend import ROLE
@@ -32,16 +33,28 @@ intermediates = ["{pki}/ec-intermediate.pem", "{pki}/rsa-intermediate.pem"]
 [connection-points]
 ca = ["{pki}/ec-root.pem"]
 {points}{roles}"""
+ROLE_THERE = """\
+[[role]]
+id = "{id}"
+kind = "management-point"
+client-certificate = "leaf"
+rate-per-address = {rate}
+"""
+ROLE_HERE = """\
+[[role]]
+id = "{id}"
+url = "http://127.0.0.1:{port}"
+"""
 ENDPOINT = """\
 [[role.endpoint]]
-name = "files"
+name = "{name}"
 methods = ["GET", "HEAD", "POST"]
-scheme = "{scheme}"
+long-poll = {poll}
 """
 POINT = """\
 [connection-point]
-certificate = "{pki}/{certificate}.pem"
-key = "{pki}/{certificate}.key"
+certificate = "{certificate}"
+key = "{key}"
 tunnels = {tunnels}
 drain-deadline = "1s"
 [[gateway]]
@@ -51,6 +64,20 @@ ca = ["{pki}/ec-root.pem"]
 {roles}[log]
 level = "warn"
 """
+WAIT = "72057594037927940"
+
+
+@dataclass
+class Shape:
+    """What the scale curves vary."""
+
+    tunnels: int = 2
+    points: int = 1
+    # Published endpoints: those of one role, and of as many more roles as it takes.
+    endpoints: int = 1
+    endpoints_of_a_role: int = 100
+    # The port of a backend that never answers, published as a long poll.
+    wait: int = 0
 
 
 class OpenCmg(Candidate):
@@ -58,54 +85,60 @@ class OpenCmg(Candidate):
 
     name, title = "opencmg", "OpenCMG"
     post_quantum = True
-    tunnels = 2
 
-    def __init__(self, world, binary=None, name=None):
+    def __init__(self, world, binary=None, name=None, shape=None):
         super().__init__(world)
         self.binary = binary or world.settings.opencmg
         self.name = name or self.name
+        self.shape = shape or Shape()
         self.reloads = 0
 
-    def env(self):
-        workers = self.world.settings.workers
-        return {"TOKIO_WORKER_THREADS": str(workers)} if workers else {}
-
-    def roles(self):
-        """The ids of the roles of the service, each with the port of its backend."""
-        return {ROLE: self.world.backend.port}
-
     def launch(self):
-        self.health, self.admin = free_port(), free_port()
+        health, admin = free_port(), free_port()
         folder = self.world.folder_of(self.name)
         os.makedirs(f"{folder}/service", exist_ok=True)
-        self.write("gateway.toml", GATEWAY.format(port=self.port, health=self.health, admin=self.admin))
+        self.write("gateway.toml", GATEWAY.format(port=self.port, health=health, admin=admin))
         self.write_service()
-        self.part("edge", [self.binary, "gateway", "--config", f"{folder}/gateway.toml"], self.env())
-        self.launch_point("point", "ec-point")
+        self.part("edge", [self.binary, "gateway", "--config", f"{folder}/gateway.toml"], workers(self.world))
+        for number in range(self.shape.points):
+            self.launch_point(f"point-{number}" if number else "point", number)
 
-    def launch_point(self, name, certificate):
-        role = '[[role]]\nid = "{id}"\nurl = "http://127.0.0.1:{port}"\n'
-        # The connection point knows methods, the gateway judges who may.
-        endpoint = '[[role.endpoint]]\nname = "files"\nmethods = ["GET", "HEAD", "POST"]\n'
-        roles = "".join(role.format(id=id, port=port) + endpoint for id, port in self.roles().items())
+    def launch_point(self, name, number):
+        certificate, key = self.world.pki.point(number)
         text = POINT.format(
-            pki=self.world.pki.folder, certificate=certificate, tunnels=self.tunnels,
-            host=pki.HOST, port=self.port, roles=roles,
+            pki=self.world.pki.folder, certificate=certificate, key=key, tunnels=self.shape.tunnels,
+            host=pki.HOST, port=self.port, roles=self.roles(ROLE_HERE, ENDPOINT),
         )  # fmt: skip
         config = self.write(f"{name}.toml", text)
-        self.part(name, [self.binary, "connection-point", "--config", config], self.env())
+        self.part(name, [self.binary, "connection-point", "--config", config], workers(self.world))
 
     def write_service(self):
         scheme = "certificate" if self.strict else "public"
-        role = '[[role]]\nid = "{id}"\nkind = "management-point"\nclient-certificate = "leaf"\nrate-per-address = {rate}\n'
-        # A rate that differs is a change of the definition that touches no request here.
-        roles = [role.format(id=id, rate=200 + self.reloads) + ENDPOINT.format(scheme=scheme) for id in self.roles()]
-        points = "".join(f'[[connection-point]]\nname = "{name}"\n' for name in self.point_names())
-        text = SERVICE.format(host=pki.HOST, pki=self.world.pki.folder, points=points, roles="".join(roles))
+        roles = self.roles(ROLE_THERE, f'{ENDPOINT}scheme = "{scheme}"\n')
+        names = [pki.point_name(number) for number in range(self.shape.points)]
+        points = "".join(f'[[connection-point]]\nname = "{name}"\n' for name in names)
+        text = SERVICE.format(host=pki.HOST, pki=self.world.pki.folder, points=points, roles=roles)
         self.write("service/service.toml", text)
 
-    def point_names(self):
-        return [pki.POINT]
+    def roles(self, role, endpoint):
+        """The tables of the roles, in the words of one of the two files."""
+        shape, out = self.shape, []
+        # A rate that differs is a change of the definition that touches no request here.
+        fields = {"rate": 200 + self.reloads, "port": self.world.backend.port}
+        for first in range(0, shape.endpoints, shape.endpoints_of_a_role):
+            count = min(shape.endpoints_of_a_role, shape.endpoints - first)
+            # Longer names are looked at first, so that the one that is asked for comes last.
+            names = ["files", *(f"endpoint-{number}" for number in range(1, count))]
+            number = first // shape.endpoints_of_a_role
+            id = int(ROLE) if number == 0 else int(WAIT) + number
+            out.append(role.format(id=id, **fields))
+            out += [endpoint.format(name=name, poll="false") for name in names]
+        if shape.wait:
+            out.append(role.format(id=WAIT, **{**fields, "port": shape.wait}))
+            # More polls than a backend is given by default.
+            out.append("capacity = 16384\n" if role is ROLE_HERE else "")
+            out.append(endpoint.format(name="wait", poll="true"))
+        return "".join(out)
 
     def reload(self):
         self.reloads += 1
@@ -122,11 +155,15 @@ class Bare(Candidate):
 
     def launch(self):
         tunnel = free_port()
+        binary, env = self.world.settings.bare, workers(self.world)
         common = ["--pki", self.world.pki.folder, "--tunnel", f"127.0.0.1:{tunnel}"]
-        workers = self.world.settings.workers
-        env = {"TOKIO_WORKER_THREADS": str(workers)} if workers else {}
-        binary = self.world.settings.bare
         self.part("edge", [binary, "edge", "--listen", f"127.0.0.1:{self.port}", *common], env)
         backend = f"127.0.0.1:{self.world.backend.port}"
         point = [binary, "point", "--backend", backend, "--tunnels", self.tunnels, *common]
         self.part("point", point, env)
+
+
+def workers(world):
+    """How the worker threads are set; one a CPU if they are not."""
+    count = world.settings.workers
+    return {"TOKIO_WORKER_THREADS": str(count)} if count else {}

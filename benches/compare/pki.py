@@ -5,7 +5,6 @@ import subprocess
 
 HOST = "bench.opencmg.test"
 RSA_HOST = "rsa.opencmg.test"
-POINT = "point.opencmg.test"
 DAYS = "30"
 
 CA = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash\n"
@@ -13,6 +12,11 @@ LEAF = (
     "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
     "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
 )
+
+
+def point_name(number):
+    """What a connection point is called."""
+    return f"point-{number}.opencmg.test"
 
 
 class Pki:
@@ -31,20 +35,30 @@ class Pki:
         """The files of a chain and its key."""
         return self.path(f"{name}.pem"), self.path(f"{name}.key")
 
+    def point(self, number):
+        """The files of one connection point of several."""
+        name = "ec-point" if number == 0 else f"ec-point-{number}"
+        if not os.path.exists(self.path(f"{name}.pem")):
+            self._leaf("ec", name.removeprefix("ec-"), point_name(number))
+        return self.pair(name)
+
     def _make(self):
         for kind, host in (("ec", HOST), ("rsa", RSA_HOST)):
             self._certificate(kind, "root", None, CA)
             self._certificate(kind, "intermediate", "root", CA + "authorityKeyIdentifier=keyid\n")
             server = f"extendedKeyUsage=serverAuth\nsubjectAltName=DNS:{host},DNS:*.{host}\n"
             self._certificate(kind, "server", "intermediate", LEAF + server)
-            for name, dns in (("client", "client.opencmg.test"), ("point", POINT)):
-                usage = f"extendedKeyUsage=clientAuth\nsubjectAltName=DNS:{dns}\n"
-                self._certificate(kind, name, "intermediate", LEAF + usage)
+            self._leaf(kind, "client", "client.opencmg.test")
+            self._leaf(kind, "point", point_name(0))
         for name in ("intermediate", "root"):
             self._join(f"{name}s.pem", [f"ec-{name}.pem", f"rsa-{name}.pem"])
         for kind in ("ec", "rsa"):
             for name in ("server", "client", "point"):
                 self._join(f"{kind}-{name}.both.pem", [f"{kind}-{name}.pem", f"{kind}-{name}.key"])
+
+    def _leaf(self, kind, name, dns):
+        usage = f"extendedKeyUsage=clientAuth\nsubjectAltName=DNS:{dns}\n"
+        self._certificate(kind, name, "intermediate", LEAF + usage)
 
     def _certificate(self, kind, name, issuer, extensions):
         certificate, key = self.pair(f"{kind}-{name}")
