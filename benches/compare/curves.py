@@ -89,6 +89,8 @@ def draw(world, curve, rounds):
                     settings.workers = settings.cpus = None
                     chain.stop()
                 measured.add(kind, value, figure)
+                if kind == "opencmg":
+                    measured.add("gateway", value, {**figure, "value": figure["parts"]["edge"]})
                 print(f"{curve.name:12} {number + 1} {value:6} {kind:8} {figure['value']:8.1f}", file=sys.stderr)
     return measured
 

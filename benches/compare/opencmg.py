@@ -3,11 +3,12 @@
 import os
 import signal
 from dataclasses import dataclass
+from urllib.request import urlopen
 
 import pki
 from backend import ROLE
 from candidate import Candidate
-from machine import free_port
+from machine import free_port, wait_until
 
 GATEWAY = """\
 [gateway]
@@ -94,14 +95,25 @@ class OpenCmg(Candidate):
         self.reloads = 0
 
     def launch(self):
-        health, admin = free_port(), free_port()
+        health, self.admin = free_port(), free_port()
         folder = self.world.folder_of(self.name)
         os.makedirs(f"{folder}/service", exist_ok=True)
-        self.write("gateway.toml", GATEWAY.format(port=self.port, health=health, admin=admin))
+        self.write("gateway.toml", GATEWAY.format(port=self.port, health=health, admin=self.admin))
         self.write_service()
         self.part("edge", [self.binary, "gateway", "--config", f"{folder}/gateway.toml"], workers(self.world))
         for number in range(self.shape.points):
             self.launch_point(f"point-{number}" if number else "point", number)
+        wanted = self.shape.points * self.shape.tunnels
+        wait_until(lambda: self.tunnels() == wanted, f"{wanted} tunnels of {self.name}", 30)
+
+    def tunnels(self):
+        """How many tunnels the gateway counts."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0
+        return sum(int(line.rpartition(" ")[2]) for line in lines if line.startswith("opencmg_tunnels{"))
 
     def launch_point(self, name, number):
         certificate, key = self.world.pki.point(number)

@@ -4,7 +4,8 @@ from html import escape
 
 WIDTH, HEIGHT, COLUMNS = 260, 190, 3
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 34, 40
-COLOURS = {"opencmg": "#1f6feb", "bare": "#8a8f98"}
+COLOURS = {"opencmg": "#1f6feb", "gateway": "#79b8ff", "bare": "#8a8f98"}
+LEGEND = {"opencmg": "OpenCMG", "gateway": "its gateway alone", "bare": "bare chain"}
 STYLE = "text{font:11px sans-serif;fill:#57606a}.title{font-weight:bold}.grid{stroke:#d0d7de;stroke-width:.5}"
 
 
@@ -36,7 +37,7 @@ def panel(measured, x, y):
         points = " ".join(f"{at[value]:.1f},{height(cost):.1f}" for value, cost in line.items())
         out.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[name]}" stroke-width="2"/>')
         for value, cost in line.items():
-            title = f"<title>{name}, {value:,}: {cost:.1f} µs</title>"
+            title = f"<title>{LEGEND[name]}, {value:,}: {cost:.1f} µs</title>"
             circle = f'<circle cx="{at[value]:.1f}" cy="{height(cost):.1f}" r="3.5" fill="{COLOURS[name]}">{title}</circle>'
             out.append(circle)
     return "\n".join([*out, "</g>"])
@@ -49,12 +50,12 @@ def picture(curves, note):
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}">',
         f'<style>{STYLE}</style><rect width="{wide}" height="{high}" fill="#fff"/>',
-        f'<text class="title" x="{LEFT}" y="20">CPU µs a request over all processes (1 KiB GET, client certificates)</text>',
+        f'<text class="title" x="{LEFT}" y="20">CPU µs a request, 1 KiB GET with client certificates</text>',
     ]
     for index, (name, colour) in enumerate(COLOURS.items()):
-        place = wide - 170 + index * 90
+        place = wide - 310 + index * 90 + (30 if index > 1 else 0)
         out.append(f'<rect x="{place}" y="12" width="12" height="4" fill="{colour}"/>')
-        out.append(f'<text x="{place + 17}" y="20">{name}</text>')
+        out.append(f'<text x="{place + 17}" y="20">{LEGEND[name]}</text>')
     for index, measured in enumerate(curves):
         out.append(panel(measured, index % COLUMNS * WIDTH, 30 + index // COLUMNS * HEIGHT))
     out.append(f'<text x="{LEFT}" y="{high - 10}">{escape(note)}</text>')
