@@ -34,12 +34,13 @@ def command(world, candidate, row, seconds, warm_up, **changes):
         world.settings.load, "load", f"https://{host}{path}",
         "--connect", f"127.0.0.1:{port}", "--ca", world.pki.path(f"{kind}-root.pem"),
         "--certificate", certificate, "--key", key, "--mode", load["mode"],
-        "--connections", load["connections"], "--duration", f"{seconds}s", "--warm-up", f"{warm_up}s",
+        "--connections", load["connections"], "--duration", f"{seconds * 1000:.0f}ms", "--warm-up", f"{warm_up * 1000:.0f}ms",
         "--tls-group", load.get("tls_group", "x25519"), "--threads", 1, "--json",
     ]  # fmt: skip
-    for name in ("method", "body", "rate"):
-        if name in load:
-            out += [f"--{name}", load[name]]
+    if "method" in load:
+        out += ["--method", load["method"]]
+    if "body" in load:
+        out += ["--body", f"{load['body']} B"]
     return [str(part) for part in out]
 
 
