@@ -108,12 +108,16 @@ class OpenCmg(Candidate):
 
     def tunnels(self):
         """How many tunnels the gateway counts."""
+        return self.metric("opencmg_tunnels{")
+
+    def metric(self, series):
+        """The sum of the gateway's metrics that begin so."""
         try:
             with urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5) as answer:
                 lines = answer.read().decode().splitlines()
         except OSError:
             return 0
-        return sum(int(line.rpartition(" ")[2]) for line in lines if line.startswith("opencmg_tunnels{"))
+        return sum(int(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
 
     def launch_point(self, name, number):
         certificate, key = self.world.pki.point(number)
@@ -155,7 +159,10 @@ class OpenCmg(Candidate):
     def reload(self):
         self.reloads += 1
         self.write_service()
+        applied = 'opencmg_reloads_total{outcome="applied"}'
+        before = self.metric(applied)
         self.parts["edge"].send_signal(signal.SIGHUP)
+        wait_until(lambda: self.metric(applied) > before, "the changed service definition")
 
 
 class Bare(Candidate):

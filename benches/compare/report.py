@@ -21,6 +21,10 @@ def ratio(a, b):
     return f"{a / b:.2f}×" if a is not None and b else DASH
 
 
+def percent(part):
+    return DASH if part is None else f"{part:.0%}"
+
+
 def table(head, lines):
     """A Markdown table, its columns aligned so that it reads as text, too."""
     rows = [head, *lines]
@@ -88,11 +92,12 @@ def figures(rounds, pair):
             lines.append([
                 row.title, candidate.name, number(median("value")), parts or DASH,
                 ratio(median("value"), peer) if row.figure != "reload" else DASH,
+                percent(rounds.spread(row.name, candidate.name)),
                 number(median("per_second")), number(median("p50_us")), number(median("p99_us")),
                 str(rounds.total(row.name, candidate.name, "failures")) if row.figure == "cpu" else DASH,
             ])  # fmt: skip
     than = "× first" if pair else "× best peer"
-    return table(["load", "candidate", "CPU µs a request", "of it", than, "requests/s", "p50 µs", "p99 µs", "failures"], lines)
+    return table(["load", "candidate", "CPU µs a request", "of it", than, "spread", "requests/s", "p50 µs", "p99 µs", "failures"], lines)
 
 
 def where(settings):

@@ -35,6 +35,8 @@ class Rounds:
     def _takes(self, row, candidate):
         if row.post_quantum and not candidate.post_quantum:
             return False
+        if row.figure == "reload" and not candidate.can_reload():
+            return False
         settings = self.world.settings
         # Whoever names a candidate wants to see it in every row.
         return settings.pair or candidate.name in settings.named or candidate.name in row.candidates
@@ -50,6 +52,11 @@ class Rounds:
         """The median over rounds, or nothing where it was not measured."""
         found = [figure[key] for figure in self.figures.get(row, {}).get(candidate, ()) if figure.get(key) is not None]
         return statistics.median(found) if found else None
+
+    def spread(self, row, candidate):
+        """How far the rounds lie apart, as a part of the median: smaller differences say nothing."""
+        found = [figure["value"] for figure in self.figures[row][candidate]]
+        return (max(found) - min(found)) / statistics.median(found) if len(found) > 1 else None
 
     def parts(self, row, candidate):
         """The medians of each part."""
