@@ -175,11 +175,9 @@ class Bare(Candidate):
     def launch(self):
         tunnel = free_port()
         binary, env = self.world.settings.bare, workers(self.world)
-        common = ["--pki", self.world.pki.folder, "--tunnel", f"127.0.0.1:{tunnel}"]
-        self.part("edge", [binary, "edge", "--listen", f"127.0.0.1:{self.port}", *common], env)
-        backend = f"127.0.0.1:{self.world.backend.port}"
-        point = [binary, "point", "--backend", backend, "--tunnels", self.tunnels, *common]
-        self.part("point", point, env)
+        folder, tunnel, backend = self.world.pki.folder, f"127.0.0.1:{tunnel}", f"127.0.0.1:{self.world.backend.port}"
+        self.part("edge", [binary, "edge", folder, f"127.0.0.1:{self.port}", tunnel], env)
+        self.part("point", [binary, "point", folder, tunnel, backend, self.tunnels], env)
 
 
 def workers(world):

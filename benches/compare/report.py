@@ -3,9 +3,11 @@
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 
-from rows import FEATURES, P99, ROWS, Bar
+from rows import FEATURES, P99, ROWS
 
 DASH = "–"
 
@@ -114,6 +116,8 @@ def where(settings):
 
 def report(settings, rounds):
     """Prints the tables, writes the JSON; 1 if requests failed in a smoke run."""
+    if settings.markdown:
+        print(f"```sh\nbenches/compare/run {shlex.join(sys.argv[1:])}\n```\n")
     print(where(settings))
     if not settings.pair and (said := verdicts(rounds)):
         print(f"\n{said}")
@@ -123,6 +127,3 @@ def report(settings, rounds):
         json.dump({"where": where(settings), "figures": rounds.figures}, file, indent=1)
     failed = sum(rounds.total(row, name, "failures") for row, names in rounds.figures.items() for name in names)
     return 1 if settings.smoke and failed else 0
-
-
-__all__ = ["Bar", "report"]

@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::header::{CONNECTION, HOST};
-use http::uri::{Authority, PathAndQuery, Scheme};
+use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -43,8 +43,8 @@ pub(crate) async fn run(
         TcpListener::bind(listen).await?,
         TcpListener::bind(tunnel).await?,
     );
-    let for_tunnels = TlsAcceptor::from(Arc::new(pki::tunnels(folder)?));
-    let for_clients = TlsAcceptor::from(Arc::new(pki::clients(folder)?));
+    let for_tunnels = TlsAcceptor::from(Arc::new(pki::server(folder, false)?));
+    let for_clients = TlsAcceptor::from(Arc::new(pki::server(folder, true)?));
     let filled = Arc::clone(&tunnels);
     crate::spawn(async move {
         while let Ok((tcp, _)) = dialled.accept().await {
@@ -101,10 +101,9 @@ async fn forward(
     let (mut head, body) = request.into_parts();
     head.headers.remove(CONNECTION);
     let host = head.headers.remove(HOST).ok_or("no Host")?;
-    let mut uri = http::uri::Parts::default();
+    let mut uri = std::mem::take(&mut head.uri).into_parts();
     uri.scheme = Some(Scheme::HTTPS);
     uri.authority = Some(Authority::try_from(host.as_bytes())?);
-    uri.path_and_query = head.uri.path_and_query().map(PathAndQuery::clone);
     head.uri = Uri::from_parts(uri)?;
     head.version = Version::HTTP_2;
     let mut sender = {

@@ -10,11 +10,6 @@ mod edge;
 mod pki;
 mod point;
 
-use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-
-use clap::{Parser, Subcommand};
 use tokio::net::TcpStream;
 
 /// What a connection buffers in HTTP/1.1 in each direction.
@@ -27,51 +22,29 @@ const FRAME: u32 = 64 << 10;
 const SEND_BUFFER: usize = 256 << 10;
 const STREAMS: u32 = 16_384;
 
-#[derive(Debug, Parser)]
-struct Options {
-    #[command(subcommand)]
-    end: End,
-    /// The folder with the certificates of `benches/compare/pki.py`
-    #[arg(long, global = true, default_value = ".")]
-    pki: PathBuf,
-    /// Where the edge takes tunnels
-    #[arg(long, global = true, default_value = "127.0.0.1:10140")]
-    tunnel: SocketAddr,
-}
-
-#[derive(Debug, Subcommand)]
-enum End {
-    /// The outer end
-    Edge {
-        /// Where clients come in
-        #[arg(long)]
-        listen: SocketAddr,
-    },
-    /// The inner end
-    Point {
-        /// Where the backend is
-        #[arg(long)]
-        backend: SocketAddr,
-        /// How many tunnels are kept
-        #[arg(long, default_value_t = 2)]
-        tunnels: usize,
-    },
-}
+const USAGE: &str = "usage: bare edge PKI LISTEN TUNNEL | bare point PKI TUNNEL BACKEND TUNNELS";
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Fault> {
-    let Options { end, pki, tunnel } = Options::parse();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     rlimit::increase_nofile_limit(1 << 20)?;
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(async {
-            match end {
-                End::Edge { listen } => edge::run(&pki, listen, tunnel).await,
-                End::Point { backend, tunnels } => point::run(&pki, tunnel, backend, tunnels).await,
+        .build()?;
+    runtime.block_on(async {
+        match arguments[..] {
+            ["edge", pki, listen, tunnel] => {
+                edge::run(pki.as_ref(), listen.parse()?, tunnel.parse()?).await
             }
-        })
+            ["point", pki, tunnel, backend, count] => {
+                let (tunnel, backend) = (tunnel.parse()?, backend.parse()?);
+                point::run(pki.as_ref(), tunnel, backend, count.parse()?).await
+            }
+            _ => Err(USAGE.into()),
+        }
+    })
 }
 
 #[allow(
@@ -82,6 +55,6 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(task);
 }
 
-fn prepare(tcp: &TcpStream) -> io::Result<()> {
+fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)
 }

@@ -8,7 +8,7 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
     WebPkiClientVerifier,
 };
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -18,8 +18,6 @@ use crate::Fault;
 /// The name that tunnels ask for; names that begin with `rsa.` get the certificate with an RSA key.
 pub(crate) const HOST: &str = "bench.opencmg.test";
 const SESSIONS: usize = 10_000;
-
-type Chain = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 #[derive(Debug)]
 struct Certificates {
@@ -36,43 +34,31 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// For clients: one ticket, and sessions for those who resume.
-pub(crate) fn clients(folder: &Path) -> Result<ServerConfig, Fault> {
-    let mut config = server(folder)?;
-    config.send_tls13_tickets = 1;
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    config.ticketer = Ticketer::new()?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-/// For tunnels: nothing is resumed.
-pub(crate) fn tunnels(folder: &Path) -> Result<ServerConfig, Fault> {
-    let mut config = server(folder)?;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
+/// For clients, with one ticket and sessions for those who resume; or for tunnels, of which nothing is resumed.
+pub(crate) fn server(folder: &Path, resumed: bool) -> Result<ServerConfig, Fault> {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(folder)?));
+    let certificates = Certificates {
+        ec: certified(folder, "ec-server")?,
+        rsa: certified(folder, "rsa-server")?,
+    };
+    let mut config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
+        .with_cert_resolver(Arc::new(certificates));
+    config.send_tls13_tickets = usize::from(resumed);
+    if resumed {
+        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        config.ticketer = Ticketer::new()?;
+    } else {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+    }
     Ok(config)
 }
 
 /// For the one who dials.
 pub(crate) fn dialler(folder: &Path) -> Result<ClientConfig, Fault> {
-    let (chain, key) = chain(folder, "ec-point")?;
-    Ok(ClientConfig::builder()
-        .with_root_certificates(roots(folder)?)
-        .with_client_auth_cert(chain, key)?)
-}
-
-fn server(folder: &Path) -> Result<ServerConfig, Fault> {
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots(folder)?))
-        .allow_unauthenticated()
-        .build()?;
-    let certificates = Certificates {
-        ec: certified(folder, "ec-server")?,
-        rsa: certified(folder, "rsa-server")?,
-    };
-    Ok(ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(certificates)))
+    let own = certified(folder, "ec-point")?;
+    let roots = ClientConfig::builder().with_root_certificates(roots(folder)?);
+    Ok(roots.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own))))
 }
 
 fn roots(folder: &Path) -> Result<RootCertStore, Fault> {
@@ -83,16 +69,12 @@ fn roots(folder: &Path) -> Result<RootCertStore, Fault> {
     Ok(roots)
 }
 
-fn chain(folder: &Path, name: &str) -> Result<Chain, Fault> {
+fn certified(folder: &Path, name: &str) -> Result<Arc<CertifiedKey>, Fault> {
     let chain = CertificateDer::pem_file_iter(folder.join(format!("{name}.pem")))?;
     let key = PrivateKeyDer::from_pem_file(folder.join(format!("{name}.key")))?;
-    Ok((chain.collect::<Result<_, _>>()?, key))
-}
-
-fn certified(folder: &Path, name: &str) -> Result<Arc<CertifiedKey>, Fault> {
-    let (chain, key) = chain(folder, name)?;
+    let key = sign::any_supported_type(&key)?;
     Ok(Arc::new(CertifiedKey::new(
-        chain,
-        sign::any_supported_type(&key)?,
+        chain.collect::<Result<_, _>>()?,
+        key,
     )))
 }
