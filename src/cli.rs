@@ -76,7 +76,7 @@ enum Verb {
     /// Sends requests as many clients would, and measures what becomes of them
     #[cfg(feature = "load")]
     #[command(after_help = LOAD)]
-    Load(load::Options),
+    Load(Box<load::Options>),
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +161,7 @@ impl Verb {
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
             Self::Check { file } => on_runtime(check::file(file)),
             #[cfg(feature = "load")]
-            Self::Load(options) => on_one_thread(load::run(options)),
+            Self::Load(options) => on_one_thread(load::run(*options)),
         }
     }
 }
