@@ -52,7 +52,7 @@ pub(crate) async fn run(
             }
         });
     }
-    Ok(std::future::pending().await)
+    std::future::pending().await
 }
 
 async fn serve(
