@@ -76,6 +76,8 @@ def draw(world, curve, rounds):
     settings, measured = world.settings, Measured(curve)
     for number in range(rounds):
         for value in curve.values:
+            if curve.name == "cores" and value > os.cpu_count():
+                continue
             for kind in kinds(curve.name):
                 if curve.name == "cores":
                     settings.workers, settings.cpus = value, ",".join(map(str, range(value)))

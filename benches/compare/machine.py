@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -46,6 +47,12 @@ def _stat(pid):
             return file.read().rpartition(")")[2].split()
     except OSError:
         return None
+
+
+def _birth(pid):
+    """When a process was started, which tells it from a later one of the same id."""
+    fields = _stat(pid)
+    return fields and fields[19]
 
 
 def family(pid):
@@ -88,6 +95,8 @@ class Processes:
         os.makedirs(logs, exist_ok=True)
 
     def __enter__(self):
+        # Whoever ends a run by a signal leaves nothing behind, either.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         return self
 
     def __exit__(self, *_):
@@ -124,14 +133,14 @@ class Processes:
             self.running.remove(process)
         if process.poll() is not None:
             return
-        pids = family(process.pid)
+        births = {pid: _birth(pid) for pid in family(process.pid)}
         process.terminate()
         try:
             process.wait(3)
         except subprocess.TimeoutExpired:
-            for pid in reversed(pids):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+            process.kill()
             process.wait(5)
+        # Workers that outlive their master.
+        for pid, birth in births.items():
+            if birth and _birth(pid) == birth:
+                os.kill(pid, signal.SIGKILL)
