@@ -105,7 +105,6 @@ class Running:
 
 def _read(said):
     why = {name: count for name, count in said.get("failures", {}).items() if count}
-    why.update({status: count for status, count in said.get("statuses", {}).items() if not status.startswith("2")})
     latency = said.get("latency_us") or {}
     return Result(
         said["requests"],
