@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opencmg::message::headers::{self, CertificateFields};
+use opencmg::message::headers::{self, CertificateFields, RequestId};
 use opencmg::message::path;
 use opencmg::metrics::{Finished, Metrics};
 use opencmg::role::{Kind, RoleId, endpoints_of};
@@ -60,7 +61,7 @@ fn paths(criterion: &mut Criterion) {
 
 fn resolve(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("resolve");
-    for roles in [2, 100] {
+    for roles in [2, 100, 10_000] {
         let routes = routes(roles);
         assert!(routes.resolve(HOST, SHORT).is_some());
         group.bench_function(format!("prefix_{roles}_roles"), |b| {
@@ -93,6 +94,23 @@ fn header_rules(criterion: &mut Criterion) {
             || fields.clone(),
             |mut fields| {
                 headers::strip_request(&mut fields);
+                fields
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    let (id, client) = (RequestId::random(), IpAddr::from([192, 0, 2, 1]));
+    let mark = HeaderValue::from_static("0123456789abcdef");
+    group.bench_function(format!("rewrite_request_{}_fields", FIELDS.len()), |b| {
+        b.iter_batched(
+            || fields.clone(),
+            |mut fields| {
+                headers::strip_request(&mut fields);
+                headers::set_request_id(&mut fields, &id);
+                headers::set_traceparent(&mut fields, &id);
+                headers::set_forwarded(&mut fields, client, HOST);
+                headers::set_role(&mut fields, RoleId::new(72_057_594_037_927_937));
+                headers::set_service(&mut fields, None, &mark);
                 fields
             },
             BatchSize::SmallInput,

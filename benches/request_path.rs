@@ -1,7 +1,7 @@
 //! One request through the whole chain: client, gateway, tunnel, connection point, built-in backend; each role a process of its own.
 //!
-//! The harness is that of the integration tests. All of it shares this machine, so the figures tell one version of OpenCMG from
-//! another and nothing else.
+//! The harness is that of the integration tests, the client the load generator. All of it shares this machine, so the figures tell one
+//! version of OpenCMG from another and nothing else.
 
 #![allow(
     clippy::print_stderr,
@@ -12,86 +12,139 @@
 #![allow(dead_code, reason = "the harness offers more than a bench uses")]
 #![allow(unreachable_pub, reason = "one binary, many modules")]
 
-use std::hint::black_box;
 use std::time::Duration;
 
-use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use http::Request;
-use http_body_util::Full;
-use opencmg::cli::builtin::{BuiltIn, MPLIST, Options};
+use http::{HeaderMap, Method};
+use opencmg::cli::builtin::{BuiltIn, Options};
+use opencmg::load::{Mode, Plan as Load, Protocol, Run, Target};
+use opencmg::pki::{load_pem, read_certificates};
+use opencmg::tls::{KeyExchange, LoadClient, LoadClientSettings, Sessions};
 use tokio::runtime::Runtime;
 
 #[path = "../tests/it/client.rs"]
 mod client;
-#[path = "../tests/it/load.rs"]
-mod load;
 #[path = "../tests/it/relay.rs"]
 mod relay;
 #[path = "../tests/it/world.rs"]
 mod world;
 
-use load::Load;
-use world::{HOST, Plan, World, mutual};
+use world::{HOST, Plan, World, mutual, server};
 
 const DEADLINE: Duration = Duration::from_secs(600);
+const PROTOCOLS: [(&str, Protocol); 2] = [("h1", Protocol::Http1), ("h2", Protocol::Http2)];
+
+/// What is asked for: its name, its path, the bytes sent.
+struct Payload {
+    name: &'static str,
+    path: String,
+    body: usize,
+}
+
+fn payloads() -> [Payload; 4] {
+    let get = |name, size: u64| Payload {
+        name,
+        path: server(&format!("Content/u-{size}.cab")),
+        body: 0,
+    };
+    [
+        get("get_1k", 1 << 10),
+        get("get_100k", 100 << 10),
+        get("get_10m", 10 << 20),
+        Payload {
+            name: "post_64k",
+            path: mutual("CCM_System/request"),
+            body: 64 << 10,
+        },
+    ]
+}
 
 fn request_path(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let (world, _backend) = runtime.block_on(start());
+    let (world, _backends) = runtime.block_on(start());
     let mut group = criterion.benchmark_group("request_path");
     group.sample_size(10).throughput(Throughput::Elements(1));
-    for connections in [1, 64] {
-        group.bench_function(format!("h1_c{connections}_get_mplist"), |b| {
-            b.iter_custom(|requests| {
-                let requests = requests.max(connections as u64);
-                let took = runtime.block_on(run(&world, connections, requests));
-                black_box(took)
-            });
-        });
+    for payload in payloads() {
+        let many = if payload.name == "get_10m" { 4 } else { 64 };
+        for (name, protocol) in PROTOCOLS {
+            for connections in [1, many] {
+                let id = format!("{name}_c{connections}_{}", payload.name);
+                group.bench_function(id, |b| {
+                    b.iter_custom(|requests| {
+                        let load = load(&world, &payload, protocol, connections, requests);
+                        runtime.block_on(run(load, requests))
+                    });
+                });
+            }
+        }
     }
     group.finish();
     runtime.block_on(world.finish());
 }
 
-async fn start() -> (World, BuiltIn) {
-    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
-    let url = backend.url();
-    let world = Plan::new().connection_point(&url, &url).start().await;
-    (world, backend)
+async fn start() -> (World, [BuiltIn; 2]) {
+    let management_point = BuiltIn::management_point(Options::default()).await.unwrap();
+    let software_update_point = BuiltIn::software_update_point().await.unwrap();
+    let world = Plan::new()
+        .connection_point(&management_point.url(), &software_update_point.url())
+        .start()
+        .await;
+    (world, [management_point, software_update_point])
 }
 
-/// The time of so many requests over so many connections, their handshakes included.
-async fn run(world: &World, connections: usize, requests: u64) -> Duration {
-    let load = Load::new(world.gateways[0].address, |_| {
-        Request::get(mutual("SMS_MP/.sms_aut?MPLIST"))
-            .header("host", HOST)
-            .body(Full::new(Bytes::new()))
-            .unwrap()
-    });
-    let tls = world.client("pc-1").configuration();
-    let start = tokio::time::Instant::now();
-    let report = load
-        .tls(tls, HOST)
-        .connections(connections)
-        .requests(requests)
-        .start()
-        .finish(DEADLINE)
-        .await;
-    let took = start.elapsed();
-    assert!(report.failed().is_empty(), "{:?}", report.failed().first());
-    assert_eq!(report.shots.len() as u64, requests);
-    let bytes = |shot: &load::Shot| match &shot.outcome {
-        load::Outcome::Answered { bytes, .. } => *bytes,
-        load::Outcome::Aborted { .. } | load::Outcome::Unanswered(_) => 0,
+fn load(
+    world: &World,
+    payload: &Payload,
+    protocol: Protocol,
+    connections: usize,
+    requests: u64,
+) -> Load {
+    let read = |name: &str| std::fs::read(world.pki.file(name)).unwrap();
+    let tls = LoadClientSettings {
+        ca: read_certificates(&read("root.pem")).unwrap(),
+        key_pair: Some(load_pem(&read("pc-1.pem"), &read("pc-1.key")).unwrap()),
+        key_exchange: KeyExchange::X25519,
+        suite: "TLS13_AES_128_GCM_SHA256".to_owned(),
+        alpn: match protocol {
+            Protocol::Http1 => b"http/1.1",
+            Protocol::Http2 => b"h2",
+        },
+        sessions: Sessions::None,
     };
-    assert!(
-        report
-            .shots
-            .iter()
-            .all(|shot| bytes(shot) == MPLIST.len() as u64)
-    );
-    took
+    let address = world.gateways[0].address.to_string();
+    let url = format!("https://{HOST}{}", payload.path);
+    Load {
+        target: Target::resolve(&url, Some(&address)).unwrap(),
+        tls: LoadClient::build(&tls).unwrap(),
+        mode: Mode::KeepAlive,
+        protocol,
+        connections,
+        streams: 1,
+        threads: 1,
+        rate: None,
+        dial_rate: None,
+        duration: DEADLINE,
+        warm_up: Duration::ZERO,
+        requests: Some(requests),
+        patience: DEADLINE,
+        method: if payload.body == 0 {
+            Method::GET
+        } else {
+            Method::from_bytes(b"CCM_POST").unwrap()
+        },
+        fields: HeaderMap::new(),
+        body: vec![b'x'; payload.body].into(),
+    }
+}
+
+/// The time of so many requests, once all connections are up.
+async fn run(load: Load, requests: u64) -> Duration {
+    let running = Run::start(load).unwrap();
+    running.ended().await;
+    let report = running.report().unwrap();
+    assert!(report.failures.is_empty(), "{report}");
+    assert_eq!(report.requests, requests);
+    Duration::from_secs_f64(report.seconds)
 }
 
 criterion_group!(benches, request_path);

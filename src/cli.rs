@@ -7,6 +7,8 @@ pub mod builtin;
 mod certificate;
 mod check;
 mod files;
+#[cfg(feature = "load")]
+mod load;
 mod quickstart;
 mod roles;
 
@@ -35,6 +37,10 @@ const GATEWAY_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at on
 taken over by itself; SIGHUP reads it again and opens log files anew.";
 const CONNECTION_POINT_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at once. A changed configuration \
 or certificate is taken over by itself; SIGHUP reads them again and opens log files anew.";
+
+#[cfg(feature = "load")]
+const LOAD: &str = "Ctrl-C ends it and prints what was measured so far. Exits 1 if something failed and nothing was \
+answered well.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -67,6 +73,10 @@ enum Verb {
         /// gateway.toml or connection-point.toml
         file: PathBuf,
     },
+    /// Sends requests as many clients would, and measures what becomes of them
+    #[cfg(feature = "load")]
+    #[command(after_help = LOAD)]
+    Load(Box<load::Options>),
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +160,8 @@ impl Verb {
             },
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
             Self::Check { file } => on_runtime(check::file(file)),
+            #[cfg(feature = "load")]
+            Self::Load(options) => on_one_thread(load::run(*options)),
         }
     }
 }
@@ -188,6 +200,15 @@ fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
 
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
+    runtime.block_on(work)
+}
+
+#[cfg(feature = "load")]
+fn on_one_thread(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;

@@ -38,7 +38,7 @@
 //! | 3 | [`pki`], [`message`] | certificates and paths; header, path and body rules, refusals |
 //! | 4 | [`tls`], [`identity`], [`instances`] | the only rustls configurations; verified peers, generations of trust, live connections; who this instance is |
 //! | 5 | [`routing`], [`tunnel`], [`backend`] | path → endpoint; both ends of a tunnel; connections to backends |
-//! | 6 | [`listener`], [`proxy`], [`forward`] | the accept loop; the gateway's request path; the connection point's |
+//! | 6 | [`listener`], [`proxy`], [`forward`], `load` | the accept loop; the gateway's request path; the connection point's; the load generator, a cargo feature |
 //! | 7 | [`admin`] | metrics, status and health over plain HTTP |
 //! | 8 | [`gateway`], [`connection_point`] | composition: build, bind, run, apply, drain |
 //! | 9 | [`config`], [`service`] | the two process files; the service definition and its watch |
@@ -76,6 +76,8 @@ pub mod gateway;
 pub mod identity;
 pub mod instances;
 pub mod listener;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod logging;
 pub mod message;
 pub mod metrics;

@@ -8,6 +8,8 @@ mod accept;
 mod client;
 mod https;
 mod keys;
+#[cfg(feature = "load")]
+mod load;
 mod name;
 mod server;
 mod settings;
@@ -19,6 +21,8 @@ pub use client::{
     GatewayCertificateError, TUNNEL_ALPN, TUNNEL_LABEL, TunnelClientSettings, Way, tunnel_client,
 };
 pub use https::https_client;
+#[cfg(feature = "load")]
+pub use load::{KeyExchange, LoadClient, LoadClientSettings, Sessions};
 pub use server::{ServerTls, VerifyFn};
 pub use settings::{
     ClientCertificates, NameSettings, OnBadClientCertificate, ServerSettings, Version,

@@ -21,6 +21,7 @@ mod connection_point;
 mod faults;
 mod gateway;
 mod load;
+mod load_command;
 mod load_tests;
 mod mesh;
 mod observe;

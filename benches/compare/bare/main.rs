@@ -1,0 +1,60 @@
+//! The bare chain: the crates of OpenCMG in the shape of OpenCMG, without a feature.
+//!
+//! `edge` terminates TLS with client certificates and sends every request through a tunnel that `point` has dialled; `point` forwards to
+//! the backend. The runtime, the windows, the buffers and the tasks are those of `opencmg::tunnel`, `opencmg::proxy` and
+//! `opencmg::forward`, and must stay so: then the ratio of both is what routing, header rules, identity, limits, time-outs,
+//! metrics and refusals cost. Errors end a connection or reset a stream, and nobody is told.
+
+mod body;
+mod edge;
+mod pki;
+mod point;
+
+use tokio::net::TcpStream;
+
+/// What a connection buffers in HTTP/1.1 in each direction.
+const BUFFER: usize = 128 << 10;
+
+/// One stream's window, the connection's, the largest frame and what a stream may queue, on both ends of a tunnel.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const FRAME: u32 = 64 << 10;
+const SEND_BUFFER: usize = 256 << 10;
+const STREAMS: u32 = 16_384;
+
+const USAGE: &str = "usage: bare edge PKI LISTEN TUNNEL | bare point PKI TUNNEL BACKEND TUNNELS";
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Fault> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    rlimit::increase_nofile_limit(1 << 20)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match arguments[..] {
+            ["edge", pki, listen, tunnel] => {
+                edge::run(pki.as_ref(), listen.parse()?, tunnel.parse()?).await
+            }
+            ["point", pki, tunnel, backend, count] => {
+                let (tunnel, backend) = (tunnel.parse()?, backend.parse()?);
+                point::run(pki.as_ref(), tunnel, backend, count.parse()?).await
+            }
+            _ => Err(USAGE.into()),
+        }
+    })
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "every task of this program lives as long as its process"
+)]
+fn spawn(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
+}
+
+fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
+    tcp.set_nodelay(true)
+}
