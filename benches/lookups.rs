@@ -101,6 +101,7 @@ fn header_rules(criterion: &mut Criterion) {
     });
     let (id, client) = (RequestId::random(), IpAddr::from([192, 0, 2, 1]));
     let mark = HeaderValue::from_static("0123456789abcdef");
+    let forwarded = headers::forwarded(client, HOST);
     group.bench_function(format!("rewrite_request_{}_fields", FIELDS.len()), |b| {
         b.iter_batched(
             || fields.clone(),
@@ -108,7 +109,11 @@ fn header_rules(criterion: &mut Criterion) {
                 headers::strip_request(&mut fields);
                 headers::set_request_id(&mut fields, &id);
                 headers::set_traceparent(&mut fields, &id);
-                headers::set_forwarded(&mut fields, client, HOST);
+                fields.extend(
+                    forwarded
+                        .clone()
+                        .map(|value| (headers::FORWARDED.clone(), value)),
+                );
                 headers::set_role(&mut fields, RoleId::new(72_057_594_037_927_937));
                 headers::set_service(&mut fields, None, &mark);
                 fields

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, Method, Request, Response, Uri, header};
+use http::{HeaderMap, Method, Request, Response, Uri, header};
 use tokio::sync::{Notify, watch};
 
 use self::answer::AnswerBody;
@@ -170,7 +170,7 @@ impl Forward {
             client: client_of(&head.headers, &backend),
             on_continue: continued.map(on_continue),
         };
-        clean_request(&mut head.headers);
+        headers::strip_last_hop(&mut head.headers);
         head.uri = internal(backend.settings().url.prefix(), target.rest)?;
         // 3. There and back.
         let answer = backend.send(Request::from_parts(head, body), terms).await;
@@ -276,23 +276,6 @@ async fn heard(continued: Option<&Notify>) {
     match continued {
         Some(continued) => continued.notified().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Takes out what was meant for this hop. The service's name stays: a request that comes back to a gateway is known by it.
-fn clean_request(fields: &mut HeaderMap) {
-    let trailers = fields.remove(header::TE);
-    headers::strip_hop_by_hop(fields);
-    if let Some(trailers) = trailers {
-        fields.insert(header::TE, trailers);
-    }
-    let ours: Vec<HeaderName> = fields
-        .keys()
-        .filter(|name| name.as_str().starts_with("opencmg-") && **name != headers::SERVICE)
-        .cloned()
-        .collect();
-    for name in ours {
-        fields.remove(name);
     }
 }
 

@@ -44,20 +44,23 @@ pub static CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("client-cer
 /// RFC 9209.
 pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Fields of one connection (RFC 9110 §7.6.1) besides those that `Connection` nominates, and those that
-/// speak to the next proxy.
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Whether a name is of a field of one connection (RFC 9110 §7.6.1), besides those that `Connection` nominates, or of one
+/// that speaks to the next proxy.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// Fields that a `Connection` field cannot nominate: the message would mean something else without them.
 const NEVER_NOMINATED: &[&str] = &[
@@ -76,8 +79,7 @@ const NEVER_NOMINATED: &[&str] = &[
 /// §8.2.3). `TE: trailers` is kept.
 pub fn strip_request(headers: &mut HeaderMap) {
     let trailers = wants_trailers(headers);
-    strip_hop_by_hop(headers);
-    remove_where(headers, is_unwelcome);
+    strip(headers, is_unwelcome);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -86,8 +88,17 @@ pub fn strip_request(headers: &mut HeaderMap) {
 
 /// Takes out of an answer what must not pass: fields of the connection and `opencmg-*`.
 pub fn strip_response(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    remove_where(headers, |name| matches_dashed(name, "opencmg-*"));
+    strip(headers, is_our_own);
+}
+
+/// Takes out of a request what was meant for this hop, on its way to a backend: fields of the connection and `opencmg-*`,
+/// but for the marks by which loops are found. `TE` is kept as it is.
+pub fn strip_last_hop(headers: &mut HeaderMap) {
+    let trailers = headers.remove(header::TE);
+    strip(headers, |name| is_our_own(name) && name != SERVICE.as_str());
+    if let Some(trailers) = trailers {
+        headers.insert(header::TE, trailers);
+    }
 }
 
 /// Takes the details out of `Proxy-Status`, for clients that are not authenticated.
@@ -103,13 +114,20 @@ pub fn hide_details(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out what belongs to one connection and what its `Connection` field nominates (RFC 9110 §7.6.1).
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    for name in nominated(headers) {
-        headers.remove(name);
+/// Takes out what belongs to one connection, what its `Connection` field nominates (RFC 9110 §7.6.1), and what else is
+/// unwelcome.
+fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
+    if headers.contains_key(header::CONNECTION) {
+        for name in nominated(headers) {
+            headers.remove(name);
+        }
     }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
+    // Mostly there is nothing, and one look at each name finds that out.
+    let names = headers.keys();
+    let unwanted = |name: &&HeaderName| is_hop_by_hop(name.as_str()) || unwelcome(name.as_str());
+    let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
+    for name in unwanted {
+        headers.remove(name);
     }
 }
 
@@ -141,15 +159,8 @@ fn is_set_with_dashes(name: &str) -> bool {
         .any(|ours| matches_dashed(name, ours))
 }
 
-fn remove_where(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    let names: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| unwanted(name.as_str()))
-        .cloned()
-        .collect();
-    for name in names {
-        headers.remove(name);
-    }
+fn is_our_own(name: &str) -> bool {
+    name.starts_with('o') && matches_dashed(name, "opencmg-*")
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {
@@ -193,7 +204,7 @@ impl RequestId {
 /// Sets `X-Request-Id`, whatever was there.
 pub fn set_request_id(headers: &mut HeaderMap, id: &RequestId) {
     if let Ok(value) = HeaderValue::from_bytes(&id.0) {
-        headers.insert(&REQUEST_ID, value);
+        headers.insert(&REQUEST_ID, unrepeated(value));
     }
 }
 
@@ -212,10 +223,20 @@ pub fn set_traceparent(headers: &mut HeaderMap, id: &RequestId) {
     }
     let (trace, flags) = continued.unwrap_or((id.0, *b"00"));
     let parent: [u8; 32] = hex(u128::from(rand::random::<u64>().max(1)));
-    let value = [b"00-", &trace[..], b"-", &parent[16..], b"-", &flags[..]].concat();
+    let mut value = *b"00-................................-................-..";
+    value[3..35].copy_from_slice(&trace);
+    value[36..52].copy_from_slice(&parent[16..]);
+    value[53..].copy_from_slice(&flags);
     if let Ok(value) = HeaderValue::from_bytes(&value) {
-        headers.insert(&TRACEPARENT, value);
+        headers.insert(&TRACEPARENT, unrepeated(value));
     }
+}
+
+/// A value that no other client has: HTTP/2 keeps it out of its table (RFC 7541 §6.2.3), where it would only push out what
+/// comes again.
+pub fn unrepeated(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
 }
 
 /// The trace id and flags of a valid `traceparent`; of a later version, the part that is known is read.
@@ -246,20 +267,17 @@ fn hex(number: u128) -> [u8; 32] {
     digits
 }
 
-/// Sets `Forwarded` (RFC 7239) to what we saw ourselves; nothing that came before is kept.
+/// The value of `Forwarded` (RFC 7239): what we saw ourselves; nothing that came before is kept.
 ///
 /// `host` is an authority that was checked already: host name or address, with or without a port.
-pub fn set_forwarded(headers: &mut HeaderMap, client: IpAddr, host: &str) {
+pub fn forwarded(client: IpAddr, host: &str) -> Option<HeaderValue> {
     let node = match client.to_canonical() {
         IpAddr::V4(address) => format!("for={address}"),
         IpAddr::V6(address) => format!("for=\"[{address}]\""),
     };
     // A token needs no quotes, but an authority may hold a colon or brackets.
-    let value = format!("{node};host=\"{host}\";proto=https");
-    match HeaderValue::try_from(value) {
-        Ok(value) => headers.insert(&FORWARDED, value),
-        Err(_) => headers.remove(&FORWARDED),
-    };
+    let value = HeaderValue::try_from(format!("{node};host=\"{host}\";proto=https")).ok()?;
+    Some(unrepeated(value))
 }
 
 /// Sets `opencmg-role`, by which the connection point knows the role of a request whose path does not name it.

@@ -111,7 +111,8 @@ pub fn without_query(path_and_query: &str) -> &str {
 
 fn check_segment(segment: &str) -> Result<(), BadPath> {
     if !segment.contains('%') {
-        return check_decoded(segment.as_bytes());
+        // It is visible ASCII without a separator: only its dots can harm.
+        return check_dots(segment.as_bytes());
     }
     let mut current = segment.as_bytes().to_vec();
     for _ in 0..ROUNDS {
@@ -132,7 +133,10 @@ fn check_segment(segment: &str) -> Result<(), BadPath> {
     }
 }
 
-fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
+fn check_dots(segment: &[u8]) -> Result<(), BadPath> {
+    if !matches!(segment.first(), Some(b'.' | b' ')) {
+        return Ok(());
+    }
     // Some servers take what follows a semicolon for a parameter of the segment and drop it.
     let name = segment
         .split(|byte| *byte == b';')
@@ -142,6 +146,11 @@ fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
     if !name.is_empty() && name.iter().all(|byte| matches!(byte, b'.' | b' ')) {
         return Err(BadPath("a dot segment"));
     }
+    Ok(())
+}
+
+fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
+    check_dots(segment)?;
     if segment.iter().any(|byte| matches!(byte, b'/' | b'\\')) {
         return Err(BadPath("an encoded separator"));
     }

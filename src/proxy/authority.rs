@@ -4,19 +4,53 @@ use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Uri};
 
+use super::connection::Peer;
+use crate::message::headers;
 use crate::message::refusal::Refusal;
 use crate::reason::Reason;
+
+/// What a request is for.
+#[derive(Clone, Debug)]
+pub(super) struct Addressed {
+    host: Option<HeaderValue>,
+    pub(super) authority: Authority,
+    /// What `Forwarded` says of it.
+    pub(super) forwarded: Option<HeaderValue>,
+}
+
+/// Finds what a request is for. What the first request of a connection was for is remembered: the next ones say the same.
+///
+/// # Errors
+/// As [`of`].
+pub(super) fn addressed(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<Addressed, Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let only = match (uri.authority(), hosts.next(), hosts.next()) {
+        (None, Some(only), None) => Some(only),
+        _ => None,
+    };
+    if let Some(first) = peer.first.get()
+        && only.is_some()
+        && first.host.as_ref() == only
+    {
+        return Ok(first.clone());
+    }
+    let authority = of(uri, headers, peer.server_name.as_deref())?;
+    let addressed = Addressed {
+        host: only.cloned(),
+        forwarded: headers::forwarded(peer.remote.ip(), authority.as_str()),
+        authority,
+    };
+    // Only the first is kept.
+    let _ = peer.first.set(addressed.clone());
+    Ok(addressed)
+}
 
 /// Finds the one authority that a request names (RFC 9112 §3.2, RFC 9113 §8.3.1).
 ///
 /// # Errors
 /// `bad-host` if it is missing, empty, repeated, contradicts itself, holds user information or is not a host with an
 /// optional port; `misdirected` (421) if the handshake was for another server.
-pub(super) fn of(
-    uri: &Uri,
-    headers: &HeaderMap,
-    server_name: Option<&str>,
-) -> Result<Authority, Refusal> {
+fn of(uri: &Uri, headers: &HeaderMap, server_name: Option<&str>) -> Result<Authority, Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     let field = match (hosts.next(), hosts.next()) {
         (None, _) => None,

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -14,12 +14,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info};
 
 use super::activity::Activity;
+use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
-use crate::message::headers::ClientCertFields;
+use crate::message::headers::{self, ClientCertFields};
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
@@ -55,6 +56,8 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
+    /// What the first request was for, as mostly all are.
+    pub(super) first: OnceLock<Addressed>,
 }
 
 impl Peer {
@@ -79,7 +82,8 @@ impl Proxy {
         let http2 = connection.http2;
         let id = format!("{:016x}", rand::random::<u64>());
         let peer = Arc::new(Peer {
-            id: HeaderValue::try_from(id).ok(),
+            id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
+            first: OnceLock::new(),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use http::header::EXPECT;
 use http::request::Parts;
-use http::uri::{Authority, Scheme as UriScheme};
+use http::uri::Scheme as UriScheme;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::authorise::{Credentials, authorise};
+use super::authority::Addressed;
 use super::connection::Peer;
 use super::exchange::{Answer, Exchange, Payload};
 use super::{Shared, authority, metadata};
@@ -26,6 +27,9 @@ use crate::reason::Reason;
 use crate::role::Scheme;
 use crate::routing::{Published, Route, Way};
 use crate::tunnel::{self, Need};
+
+/// About how many fields are set by us.
+const OURS: usize = 8;
 
 /// Answers one request, whatever becomes of it.
 pub(super) async fn answer(
@@ -55,14 +59,14 @@ async fn forward(
     check_load(shared)?;
     check_method(&head.method)?;
     check_size(shared, &head)?;
-    let authority = authority::of(&head.uri, &head.headers, peer.server_name.as_deref())?;
+    let addressed = authority::addressed(peer, &head.uri, &head.headers)?;
     path::check(target(&head.uri))
         .map_err(|fault| Refusal::new(Reason::BadPath).detail(fault.0))?;
     check_expectation(&head.headers)?;
 
     // Only what is published is reachable; the rest is not told apart.
     let routes = shared.routes.load_full();
-    let route = routes.resolve(authority::host_of(&authority), target(&head.uri));
+    let route = routes.resolve(authority::host_of(&addressed.authority), target(&head.uri));
     let (published, way) = match route.ok_or_else(|| Refusal::new(Reason::UnknownEndpoint))? {
         Route::Endpoint(published, way) => (Arc::clone(published), way),
         Route::Metadata => {
@@ -90,7 +94,7 @@ async fn forward(
     let body = Guarded::new(body, published.endpoint.body_limit, pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
-    rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
+    rewrite(&mut head, &published, way, peer, exchange, addressed, mark)?;
 
     // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
     let sent = send(shared, need, Request::from_parts(head, body)).await;
@@ -217,12 +221,13 @@ fn rewrite(
     way: Way,
     peer: &Peer,
     exchange: &Exchange,
-    authority: Authority,
+    addressed: Addressed,
     mark: Option<&HeaderValue>,
 ) -> Result<(), Refusal> {
     let fields = &mut head.headers;
     let before = fields.remove(&headers::SERVICE);
     headers::strip_request(fields);
+    fields.reserve(OURS);
     if let Some(mark) = mark {
         headers::set_service(fields, before, mark);
     }
@@ -233,7 +238,9 @@ fn rewrite(
     fields.remove(http::header::HOST);
     headers::set_request_id(fields, &exchange.id);
     headers::set_traceparent(fields, &exchange.id);
-    headers::set_forwarded(fields, peer.remote.ip(), authority.as_str());
+    if let Some(forwarded) = addressed.forwarded {
+        fields.insert(&headers::FORWARDED, forwarded);
+    }
     headers::set_via(fields, published.via, head.version);
     if way == Way::Root {
         headers::set_role(fields, published.role);
@@ -243,7 +250,7 @@ fn rewrite(
     }
     let mut uri = std::mem::take(&mut head.uri).into_parts();
     uri.scheme = Some(UriScheme::HTTPS);
-    uri.authority = Some(authority);
+    uri.authority = Some(addressed.authority);
     head.uri = Uri::from_parts(uri)
         .map_err(|error| Refusal::new(Reason::BadPath).detail(error.to_string()))?;
     head.version = Version::HTTP_2;
