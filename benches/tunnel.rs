@@ -22,8 +22,8 @@ use opencmg::metrics::Metrics;
 use opencmg::role::{Health, PublishedRole, RoleId};
 use opencmg::tasks::Tasks;
 use opencmg::tunnel::{
-    Hello, Incoming, Instance, Need, Peer, Policy, Random, Registry, RegistrySettings, Supervisor,
-    SupervisorSettings,
+    Budget, BudgetSettings, Hello, Incoming, Instance, Need, Peer, Policy, Random, Registry,
+    RegistrySettings, Supervisor, SupervisorSettings,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,7 +64,9 @@ impl Pair {
         };
         let hello = Hello::alone("gw.test", instance);
         let random = Random::seeded(1);
-        let registry = Registry::new(RegistrySettings::default(), hello, Metrics::new(), random);
+        let budget = || Budget::new(BudgetSettings::default(), Metrics::new());
+        let settings = RegistrySettings::default();
+        let registry = Registry::new(settings, hello, budget(), Metrics::new(), random);
         registry.apply(Policy {
             connection_points: HashMap::from([("cp".to_owned(), HashSet::from([ROLE]))]),
         });
@@ -82,7 +84,7 @@ impl Pair {
             tunnels: 1,
             ..SupervisorSettings::default()
         };
-        let supervisor = Supervisor::new(settings, Metrics::new(), Random::seeded(2));
+        let supervisor = Supervisor::new(settings, budget(), Metrics::new(), Random::seeded(2));
         let (heard, draining, own) = (roles.subscribe(), drains[1].watch(), tasks.clone());
         let gateway = (registry.clone(), tasks.clone(), Arc::clone(&drains[0]));
         let body = Bytes::from(vec![b'x'; size]);

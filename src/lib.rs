@@ -32,7 +32,7 @@
 //!
 //! | rank | modules | holds |
 //! |---|---|---|
-//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain |
+//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces |
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
 //! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
 //! | 3 | [`pki`], [`message`] | certificates and paths; header, path and body rules, refusals |
@@ -81,6 +81,7 @@ pub mod load;
 pub mod logging;
 pub mod message;
 pub mod metrics;
+pub mod pieces;
 pub mod pki;
 pub mod process;
 pub mod proxy;

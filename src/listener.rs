@@ -26,6 +26,7 @@ use self::limits::{Limits, Place};
 pub use self::settings::{Network, Settings};
 use crate::drain::Draining;
 use crate::metrics::{ByHandshake, ByReason, Handshake, Metrics};
+use crate::pieces::ReadAhead;
 use crate::reason::Reason;
 use crate::tasks::Tasks;
 use crate::tls::{AcceptError, Accepted, Port, Purpose, ServerTls};
@@ -44,7 +45,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Arrived {
     /// The stream and what the handshake said.
-    pub accepted: Accepted<TcpStream>,
+    pub accepted: Accepted<ReadAhead<TcpStream>>,
     /// The client's address, from the PROXY header where there is one.
     pub remote: SocketAddr,
     /// The place that the address holds until the connection proves who it is: drop it then.
@@ -286,7 +287,10 @@ impl Listener {
             Turned::Refused(Reason::TooManyConnections, detail.to_owned())
         })?;
         let tls = shared.tls.load_full();
-        let accepted = tls.accept(tcp, port).await.map_err(Turned::Failed)?;
+        let accepted = tls
+            .accept(ReadAhead::new(tcp), port)
+            .await
+            .map_err(Turned::Failed)?;
         self.count(match accepted.resumed {
             true => Handshake::Resumed,
             false => Handshake::Full,

@@ -1,10 +1,14 @@
 //! The owner of spawned tasks, and the one place of `tokio::spawn`.
 //!
 //! Every component that spawns holds a [`Tasks`]; nothing it spawned outlives [`Tasks::join`] or
-//! [`Tasks::abort`]. Rank 0: imports nothing of this crate.
+//! [`Tasks::abort`]. What stands beside something busier in one task is set [`Aside`]. Rank 0: imports nothing
+//! of this crate.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use futures_util::stream::{FuturesUnordered, Stream as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,5 +63,30 @@ impl Tasks {
     /// Ends every task at its next await.
     pub fn abort(&self) {
         self.abort.cancel();
+    }
+}
+
+/// A future beside a busier one in the same task. It is polled only when it was woken itself.
+#[derive(Debug)]
+pub struct Aside<F>(FuturesUnordered<F>);
+
+impl<F> Aside<F> {
+    /// Sets a future aside.
+    pub fn new(future: F) -> Self {
+        let one = FuturesUnordered::new();
+        one.push(future);
+        Self(one)
+    }
+}
+
+impl<F: Future> Future for Aside<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match Pin::new(&mut self.0).poll_next(cx) {
+            Poll::Ready(Some(output)) => Poll::Ready(output),
+            // Nothing comes after the output.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
     }
 }

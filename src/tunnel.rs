@@ -8,6 +8,7 @@ mod accept;
 mod body;
 mod budget;
 mod dial;
+mod driven;
 mod incoming;
 mod io;
 mod link;

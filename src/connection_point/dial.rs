@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::settings::{GatewaySettings, OutboundProxy, Settings};
 use crate::backend::read_password;
+use crate::pieces::ReadAhead;
 use crate::pki::{self, CertificateDer, KeyPair};
 use crate::tls::{GatewayCertificateError, TunnelClientSettings, Way, tunnel_client};
 
@@ -24,6 +25,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// An outbound proxy's answer to CONNECT is longer than this only if it is none.
 const PROXY_ANSWER_LIMIT: usize = 16 << 10;
+
+/// A connection to a gateway.
+pub(super) type Stream = TlsStream<ReadAhead<TcpStream>>;
 
 /// Dials one gateway. Its certificates may be replaced while it is in use.
 #[derive(Debug)]
@@ -171,7 +175,7 @@ impl Dialer {
     ///
     /// # Errors
     /// What went wrong, worded for an administrator; a [`GatewayCertificateError`] is kept inside.
-    pub(super) async fn dial(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn dial(&self, address: &str) -> io::Result<Stream> {
         match self.gateway.way {
             Some(way) => self.dial_by(way, address).await,
             None => self.dial_by_either(address).await,
@@ -179,7 +183,7 @@ impl Dialer {
     }
 
     /// Tries the way that got through last, then the other.
-    async fn dial_by_either(&self, address: &str) -> io::Result<TlsStream<TcpStream>> {
+    async fn dial_by_either(&self, address: &str) -> io::Result<Stream> {
         let by_server_name = self.by_server_name.load(Ordering::Relaxed);
         let (first, second) = if by_server_name {
             (Way::ServerName, Way::Alpn)
@@ -207,11 +211,7 @@ impl Dialer {
     ///
     /// # Errors
     /// As [`Dialer::dial`].
-    pub(super) async fn dial_by(
-        &self,
-        way: Way,
-        address: &str,
-    ) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn dial_by(&self, way: Way, address: &str) -> io::Result<Stream> {
         let tcp = self.connect(address).await?;
         self.tls(way, tcp).await
     }
@@ -238,7 +238,7 @@ impl Dialer {
     ///
     /// # Errors
     /// What went wrong; the peer that knows no tunnels is told by its ALPN.
-    pub(super) async fn tls(&self, way: Way, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn tls(&self, way: Way, tcp: TcpStream) -> io::Result<Stream> {
         let credentials = self.credentials.load_full();
         let config = match way {
             Way::Alpn | Way::Port => &credentials.by_alpn,
@@ -247,7 +247,7 @@ impl Dialer {
         let name = ServerName::try_from(way.server_name(&self.gateway.name))
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let stream = TlsConnector::from(Arc::clone(config))
-            .connect(name, tcp)
+            .connect(name, ReadAhead::new(tcp))
             .await?;
         if stream.get_ref().1.alpn_protocol().is_none() && way != Way::Port {
             let what = "the peer took none of the tunnel's ALPN names (RFC 7301)";

@@ -7,12 +7,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::client::SendRequest;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::budget::Pressure;
+use super::driven::Client;
 use super::io::{Traffic, Watched};
 use super::link::{Link, Published};
 use super::publish::{Heard, Reading};
@@ -23,6 +24,7 @@ use crate::drain::Draining;
 use crate::metrics::{ByPeer, ByReason};
 use crate::reason::Reason;
 use crate::role::RoleId;
+use crate::tasks::Aside;
 
 /// How long the first bytes of HTTP/2 may take to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -57,7 +59,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, pulse) = Watched::new(io, traffic_of(registry, &peer.name));
-    let handshake = wire::client(&registry.settings().wire).handshake(io);
+    let handshake = Client::begin(&registry.settings().wire, io);
     let (sender, mut connection) = match timeout(PATIENCE, handshake).await {
         Ok(Ok(both)) => both,
         Ok(Err(error)) => return TunnelEnd::new(Some(Reason::TunnelLost), error.to_string()),
@@ -80,7 +82,7 @@ where
     };
     tracing::info!(connection_point = %peer.name, remote = %peer.remote, "a tunnel is up");
     let entry = Entry(registry.clone(), Arc::clone(&link));
-    let pings = connection.ping_pong();
+    let pings = connection.connection.ping_pong();
     let end = {
         let silent = async {
             match pings {
@@ -132,7 +134,7 @@ impl Drop for Entry {
 async fn refuse<IO>(
     registry: &Registry,
     sender: SendRequest<Bytes>,
-    mut connection: Connection<IO, Bytes>,
+    mut connection: Client<IO>,
     reason: Reason,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin,
@@ -201,7 +203,7 @@ impl Life<'_> {
     /// Everything at once, in one task: bytes, words, liveness, and what may end it.
     async fn live<IO>(
         &self,
-        connection: &mut Connection<IO, Bytes>,
+        connection: &mut Client<IO>,
         sender: SendRequest<Bytes>,
         closed: impl Future<Output = Reason>,
         silent: impl Future<Output = ()>,
@@ -211,25 +213,31 @@ impl Life<'_> {
     {
         let mut close = self.link.close.subscribe();
         let mut forced = self.draining.clone();
-        let last = sender.clone();
+        let (last, minded) = (sender.clone(), sender.clone());
+        let rest = Aside::new(async {
+            tokio::select! {
+                biased;
+                reason = closed => End::ours(reason, "the peer's certificate no longer holds"),
+                reason = closing(&mut close) => End::ours(reason, "the service definition has changed"),
+                () = forced.forced() => End::ours(Reason::Draining, "the drain's time is over"),
+                // The hello is the first request of a tunnel.
+                () = self.say(sender.clone()) => End::ours(Reason::InternalError, "nothing more to say"),
+                end = self.hear(sender) => end,
+                () = silent => End::theirs(Some(Reason::TunnelSilent), Reason::TunnelSilent.what()),
+                () = self.registry.budget().watch() => End::ours(Reason::InternalError, "the budget is gone"),
+                () = self.wear() => End::ours(Reason::TunnelTooOld, "all streams of a life are used"),
+            }
+        });
         tokio::select! {
             biased;
-            reason = closed => End::ours(reason, "the peer's certificate no longer holds"),
-            reason = closing(&mut close) => End::ours(reason, "the service definition has changed"),
-            () = forced.forced() => End::ours(Reason::Draining, "the drain's time is over"),
+            end = rest => end,
             result = self.drive(connection) => self.over(result, last),
-            // The hello is the first request of a tunnel.
-            () = self.say(sender.clone()) => End::ours(Reason::InternalError, "nothing more to say"),
-            () = self.mind_goaway(sender.clone()) => End::ours(Reason::InternalError, "the goodbye was not minded"),
-            end = self.hear(sender) => end,
-            () = silent => End::theirs(Some(Reason::TunnelSilent), Reason::TunnelSilent.what()),
-            () = self.registry.budget().watch() => End::ours(Reason::InternalError, "the budget is gone"),
-            () = self.wear() => End::ours(Reason::TunnelTooOld, "all streams of a life are used"),
+            () = self.mind_goaway(minded) => End::ours(Reason::InternalError, "the goodbye was not minded"),
         }
     }
 
     /// Moves bytes until the connection is over, and fits its windows to the memory there is.
-    async fn drive<IO>(&self, connection: &mut Connection<IO, Bytes>) -> Result<(), h2::Error>
+    async fn drive<IO>(&self, connection: &mut Client<IO>) -> Result<(), h2::Error>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -242,15 +250,26 @@ impl Life<'_> {
                 Pressure::Tight => full / TIGHT,
             };
             // It fails while the peer has not yet acknowledged the change before.
-            if wanted != window && connection.set_initial_window_size(wanted).is_ok() {
+            if wanted != window
+                && connection
+                    .connection
+                    .set_initial_window_size(wanted)
+                    .is_ok()
+            {
                 window = wanted;
             }
+            let fit = Aside::new(async {
+                tokio::select! {
+                    biased;
+                    // The budget lives as long as the registry.
+                    _ = pressure.changed() => (),
+                    () = sleep(Duration::from_secs(1)), if wanted != window => (),
+                }
+            });
             tokio::select! {
                 biased;
                 result = &mut *connection => return result,
-                // The budget lives as long as the registry.
-                _ = pressure.changed() => (),
-                () = sleep(Duration::from_secs(1)), if wanted != window => (),
+                () = fit => (),
             }
         }
     }

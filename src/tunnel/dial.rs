@@ -1,14 +1,15 @@
 //! The connection point's side of one tunnel: from a dialled connection to its end.
 
-use std::future::{Future, pending};
-use std::pin::pin;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use h2::server::{Connection, SendResponse};
+use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::budget::{Budget, Pressure};
+use super::driven::Server;
 use super::incoming::{Place, Respond};
 use super::io::{Traffic, Watched};
 use super::send::length_of;
@@ -24,7 +26,7 @@ use super::wire::{self, Hello, Refused};
 use super::{Body, Incoming, Wire, liveness, note, publish};
 use crate::reason::Reason;
 use crate::role::PublishedRole;
-use crate::tasks::Tasks;
+use crate::tasks::{Aside, Tasks};
 
 /// How many notes of the gateway may wait to be looked at.
 const NOTES: usize = 16;
@@ -115,7 +117,7 @@ where
     HF: Future<Output = ()> + Send + 'static,
 {
     let (io, pulse) = Watched::new(io, common.traffic.clone());
-    let handshake = wire::server(&common.wire).handshake(io);
+    let handshake = Server::begin(&common.wire, io);
     let mut connection = match timeout(common.patience, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Ended::new(Some(Reason::TunnelLost), error.to_string()),
@@ -124,7 +126,7 @@ where
             return Ended::new(Some(Reason::TunnelSilent), detail);
         }
     };
-    let pings = connection.ping_pong();
+    let pings = connection.connection.ping_pong();
     let silent = async {
         match pings {
             Some(pings) => liveness::silent(pulse, pings, common.wire.clone()).await,
@@ -146,6 +148,55 @@ where
     ended
 }
 
+/// What happens to a tunnel besides requests.
+enum Word {
+    Order(Order),
+    LastLineSaid,
+    Note(Note),
+    Silent,
+    /// The windows may have to be fitted.
+    Fit,
+}
+
+type Boxed<'c> = Pin<Box<dyn Future<Output = ()> + Send + 'c>>;
+
+/// Where the words come from.
+struct Words<'c> {
+    order: Order,
+    orders: watch::Receiver<Order>,
+    notes: mpsc::Receiver<Note>,
+    last_line: Boxed<'c>,
+    said_last: bool,
+    silent: Boxed<'c>,
+    budget: Boxed<'c>,
+}
+
+impl Words<'_> {
+    /// The next word.
+    ///
+    /// # Cancel safety
+    /// Safe: a word that was not returned is still to come.
+    async fn next(&mut self, pressure: &mut watch::Receiver<Pressure>, unfit: bool) -> Word {
+        tokio::select! {
+            biased;
+            now = next_order(&mut self.orders, self.order) => {
+                self.order = now;
+                Word::Order(now)
+            }
+            () = &mut self.last_line, if !self.said_last => {
+                self.said_last = true;
+                Word::LastLineSaid
+            }
+            Some(note) = self.notes.recv() => Word::Note(note),
+            () = &mut self.silent => Word::Silent,
+            _ = pressure.changed() => Word::Fit,
+            () = sleep(Duration::from_secs(1)), if unfit => Word::Fit,
+            // It looks after the budget for ever.
+            () = &mut self.budget => Word::Fit,
+        }
+    }
+}
+
 struct Dialled<'c, H> {
     common: &'c Common<H>,
     ties: Ties,
@@ -163,63 +214,75 @@ where
 {
     async fn live<IO>(
         &self,
-        connection: &mut Connection<IO, Bytes>,
-        mut notes: mpsc::Receiver<Note>,
-        silent: impl Future<Output = ()>,
+        connection: &mut Server<IO>,
+        notes: mpsc::Receiver<Note>,
+        silent: impl Future<Output = ()> + Send,
     ) -> Ended
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut orders = self.ties.orders.clone();
-        let mut silent = pin!(silent);
-        let mut watch_budget = pin!(self.common.budget.watch());
         let mut pressure = self.common.budget.pressure();
         let mut window = Window::new(self.common.wire.stream_window);
         let mut refused = None;
-        let mut order = Order::Serve;
-        let mut last_line = pin!(self.last_line(orders.clone()));
-        let mut said_last = false;
+        let mut words = Words {
+            order: Order::Serve,
+            orders: self.ties.orders.clone(),
+            notes,
+            last_line: Box::pin(self.last_line(self.ties.orders.clone())),
+            said_last: false,
+            silent: Box::pin(silent),
+            budget: Box::pin(self.common.budget.watch()),
+        };
         let mut ended = loop {
             window.fit(connection, *pressure.borrow_and_update());
-            tokio::select! {
+            let order = words.order;
+            let word = Aside::new(words.next(&mut pressure, window.is_unfit()));
+            let word = tokio::select! {
                 biased;
-                now = next_order(&mut orders, order) => {
-                    order = now;
-                    if order == Order::Close {
-                        break Ended::new(None, "closed");
-                    }
+                word = word => word,
+                over = poll_fn(|cx| self.poll_requests(connection, cx)) => {
+                    break ended_of(over, order);
                 }
-                () = &mut last_line, if !said_last => {
-                    said_last = true;
-                    connection.graceful_shutdown();
+            };
+            match word {
+                Word::Order(Order::Close) => break Ended::new(None, "closed"),
+                Word::Order(Order::Serve | Order::Drain) | Word::Fit => (),
+                Word::LastLineSaid => connection.connection.graceful_shutdown(),
+                Word::Note(Note::Hello(hello)) => {
+                    // Only a supervisor that is gone does not hear.
+                    let _ = self
+                        .ties
+                        .events
+                        .send(Event::Hello(self.ties.id, hello))
+                        .await;
                 }
-                Some(note) = notes.recv() => match note {
-                    Note::Hello(hello) => {
-                        // Only a supervisor that is gone does not hear.
-                        let _ = self.ties.events.send(Event::Hello(self.ties.id, hello)).await;
-                    }
-                    Note::Refused(note) => refused = Some(note),
-                },
-                request = connection.accept() => match request {
-                    Some(Ok((request, way))) => self.dispatch(request, way),
-                    // Whoever drains is not waited for to say goodbye.
-                    Some(Err(error)) if order == Order::Drain && error.is_io() => {
-                        break Ended::new(None, "drained");
-                    }
-                    Some(Err(error)) => break broken(&error),
-                    None if order == Order::Drain => break Ended::new(None, "drained"),
-                    None => break Ended::new(Some(Reason::TunnelLost), "closed by the gateway"),
-                },
-                () = &mut silent => {
+                Word::Note(Note::Refused(note)) => refused = Some(note),
+                Word::Silent => {
                     break Ended::new(Some(Reason::TunnelSilent), Reason::TunnelSilent.what());
                 }
-                _ = pressure.changed() => (),
-                () = sleep(Duration::from_secs(1)), if window.is_unfit() => (),
-                () = &mut watch_budget => (),
             }
         };
         ended.refused = refused;
         ended
+    }
+
+    /// Takes requests until the connection is over, and sends what is answered.
+    fn poll_requests<IO>(
+        &self,
+        connection: &mut Server<IO>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<h2::Error>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        while let Poll::Ready(next) = connection.poll_accept(cx) {
+            match next {
+                Some(Ok((request, way))) => self.dispatch(request, way),
+                Some(Err(error)) => return Poll::Ready(Some(error)),
+                None => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
     }
 
     /// Returns when the tunnel is to drain and the last line of every roles stream is on its way.
@@ -299,6 +362,17 @@ fn answer(way: &mut SendResponse<Bytes>, status: StatusCode) {
     let _ = way.send_response(head, true);
 }
 
+/// How a tunnel ended whose connection is over, by an error or without one.
+fn ended_of(over: Option<h2::Error>, order: Order) -> Ended {
+    match over {
+        // Whoever drains is not waited for to say goodbye.
+        Some(error) if order == Order::Drain && error.is_io() => Ended::new(None, "drained"),
+        Some(error) => broken(&error),
+        None if order == Order::Drain => Ended::new(None, "drained"),
+        None => Ended::new(Some(Reason::TunnelLost), "closed by the gateway"),
+    }
+}
+
 fn broken(error: &h2::Error) -> Ended {
     let reason = if error.is_io() {
         Reason::TunnelLost
@@ -330,7 +404,7 @@ impl Window {
         }
     }
 
-    fn fit<IO>(&mut self, connection: &mut Connection<IO, Bytes>, pressure: Pressure)
+    fn fit<IO>(&mut self, connection: &mut Server<IO>, pressure: Pressure)
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -339,7 +413,12 @@ impl Window {
             Pressure::Tight => self.full / TIGHT,
         };
         // It fails while the peer has not yet acknowledged the change before.
-        if self.is_unfit() && connection.set_initial_window_size(self.wanted).is_ok() {
+        if self.is_unfit()
+            && connection
+                .connection
+                .set_initial_window_size(self.wanted)
+                .is_ok()
+        {
             self.told = self.wanted;
         }
     }

@@ -1,4 +1,5 @@
-//! The byte stream under a tunnel, with its pulse: when the last byte came, and how many passed.
+//! The byte stream under a tunnel, with its pulse: when the last byte came, and how many passed; and the connection of
+//! HTTP/2 on it, which writes in large pieces.
 
 use std::io;
 use std::pin::Pin;

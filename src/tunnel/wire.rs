@@ -145,8 +145,8 @@ impl RolesLine {
 /// The connection window: as large as HTTP/2 allows, so that streams never share one that a stalled one fills.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
-/// The largest DATA frame that is taken: four full TLS records.
-const FRAME: u32 = 64 << 10;
+/// The largest DATA frame that is taken: with its head of nine bytes it fills four TLS records.
+const FRAME: u32 = (64 << 10) - 9;
 
 /// How many bytes one stream may have queued for the peer.
 const SEND_BUFFER: usize = 256 << 10;

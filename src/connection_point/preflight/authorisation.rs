@@ -2,18 +2,17 @@
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::{Step, Verdict, timed, too_long};
 use crate::connection_point::alert;
+use crate::connection_point::dial::Stream;
 use crate::tunnel::{HELLO_PATH, Hello, REFUSAL_PATH, Refused};
 
 /// The largest hello or refusal that is read.
 const NOTE_LIMIT: usize = 64 << 10;
 
 /// What the gateway says first in a tunnel to the connection point of this name.
-pub(super) async fn check(address: &str, name: &str, stream: TlsStream<TcpStream>) -> Verdict {
+pub(super) async fn check(address: &str, name: &str, stream: Stream) -> Verdict {
     let step = Step::Authorisation;
     match timed(first_words(stream)).await {
         Some(Ok(Words::Hello(hello))) => Verdict::good(
@@ -65,7 +64,7 @@ enum Words {
     Refused(Refused),
 }
 
-async fn first_words(stream: TlsStream<TcpStream>) -> Result<Words, h2::Error> {
+async fn first_words(stream: Stream) -> Result<Words, h2::Error> {
     let mut tunnel: h2::server::Connection<_, Bytes> = h2::server::handshake(stream).await?;
     let gone = || h2::Error::from(h2::Reason::NO_ERROR);
     loop {

@@ -3,10 +3,9 @@
 use std::io;
 
 use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
 
 use super::{Step, Verdict, authorisation, clock, timed, too_long, ways};
-use crate::connection_point::dial::{Dialer, own_name};
+use crate::connection_point::dial::{Dialer, Stream, own_name};
 use crate::connection_point::settings::{GatewaySettings, Settings};
 use crate::pki::Certificate;
 use crate::tls::{GatewayCertificateError, Way};
@@ -88,7 +87,7 @@ async fn secure(
     address: &str,
     first: TcpStream,
     verdicts: &mut Vec<Verdict>,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<Stream> {
     let mut tcp = Some(first);
     let mut faults = Vec::new();
     for way in ways(gateway.way) {
@@ -128,7 +127,7 @@ fn name_of(way: Way) -> &'static str {
     }
 }
 
-fn way_taken(way: Way, stream: &TlsStream<TcpStream>, faults: &[String]) -> Verdict {
+fn way_taken(way: Way, stream: &Stream, faults: &[String]) -> Verdict {
     let alpn = stream.get_ref().1.alpn_protocol().unwrap_or_default();
     let alpn = match std::str::from_utf8(alpn) {
         Ok("") => "none".to_owned(),
@@ -148,7 +147,7 @@ fn way_taken(way: Way, stream: &TlsStream<TcpStream>, faults: &[String]) -> Verd
     verdict
 }
 
-fn identity_of(stream: &TlsStream<TcpStream>, gateway: &GatewaySettings) -> String {
+fn identity_of(stream: &Stream, gateway: &GatewaySettings) -> String {
     let leaf = stream.get_ref().1.peer_certificates();
     let leaf = leaf.and_then(|chain| Certificate::parse(chain.first()?).ok());
     let (title, issuer) = leaf.map_or_else(Default::default, |leaf| (leaf.title(), leaf.issuer));
