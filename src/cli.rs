@@ -161,7 +161,7 @@ impl Verb {
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
             Self::Check { file } => on_runtime(check::file(file)),
             #[cfg(feature = "load")]
-            Self::Load(options) => on_one_thread(load::run(*options)),
+            Self::Load(options) => on_runtime(load::run(*options)),
         }
     }
 }
@@ -200,15 +200,6 @@ fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
 
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)?;
-    runtime.block_on(work)
-}
-
-#[cfg(feature = "load")]
-fn on_one_thread(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)?;

@@ -27,7 +27,7 @@ const RATE_MAX: f64 = 1e6;
 /// What `load` takes.
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// https://HOST[:PORT]/PATH
+    /// An https URL, to which every request goes
     url: String,
     /// Dials this instead of the host and port of the URL
     #[arg(long, value_name = "ADDR:PORT")]

@@ -47,10 +47,10 @@ pub struct LoadClientSettings {
     pub sessions: Sessions,
 }
 
-/// A load's TLS; each [`LoadClient::configuration`] has sessions of its own.
+/// A load's TLS.
 #[derive(Clone, Debug)]
 pub struct LoadClient {
-    config: ClientConfig,
+    config: Arc<ClientConfig>,
     sessions: Sessions,
 }
 
@@ -95,17 +95,20 @@ impl LoadClient {
         config.alpn_protocols = vec![settings.alpn.to_vec()];
         config.resumption = Resumption::disabled();
         Ok(Self {
-            config,
+            config: Arc::new(config),
             sessions: settings.sessions,
         })
     }
 
-    /// A configuration with sessions of its own.
+    /// A configuration; where sessions are kept, those of its own, so that no other connection takes them.
     pub fn configuration(&self) -> Arc<ClientConfig> {
-        let mut config = self.config.clone();
-        if self.sessions == Sessions::Kept {
-            config.resumption = Resumption::in_memory_sessions(TICKETS);
+        match self.sessions {
+            Sessions::None => Arc::clone(&self.config),
+            Sessions::Kept => {
+                let mut config = ClientConfig::clone(&self.config);
+                config.resumption = Resumption::in_memory_sessions(TICKETS);
+                Arc::new(config)
+            }
         }
-        Arc::new(config)
     }
 }
