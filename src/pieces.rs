@@ -1,6 +1,6 @@
 //! Byte streams in large pieces: few system calls move many bytes, and an idle connection holds no buffer.
 //!
-//! TLS reads a few KiB at a time and HTTP/2 flushes after each frame. [`ReadAhead`] stands below TLS, [`gather`] between
+//! TLS reads a few KiB at a time and HTTP/2 flushes after each frame. [`ReadAhead`] stands below TLS, [`gather()`] between
 //! TLS and HTTP/2. Their buffers are lent by the thread that needs one and given back when they are empty. Rank 0: imports
 //! nothing of this crate.
 
