@@ -2,7 +2,7 @@
 //!
 //! `edge` terminates TLS with client certificates and sends every request through a tunnel that `point` has dialled; `point` forwards to
 //! the backend. The runtime, the windows, the buffers and the tasks are those of `opencmg::tunnel`, `opencmg::proxy` and
-//! `opencmg::forward`, and must stay so: then the ratio of both is what routing, header rules, identity, limits, time-outs,
+//! `opencmg::forward`, with the same allocator, and must stay so: then the ratio of both is what routing, header rules, identity, limits, time-outs,
 //! metrics and refusals cost. Errors end a connection or reset a stream, and nobody is told.
 
 mod body;
@@ -11,6 +11,9 @@ mod pki;
 mod point;
 
 use tokio::net::TcpStream;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// What a connection buffers in HTTP/1.1 in each direction.
 const BUFFER: usize = 128 << 10;
