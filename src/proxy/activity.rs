@@ -62,11 +62,11 @@ impl Activity {
     /// Notes bytes to the client.
     pub(super) fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.is_idle() {
-            self.touch();
-        }
         if bytes > ANSWERS_TO_FRAMES {
             self.asked();
+            if self.is_idle() {
+                self.touch();
+            }
         }
     }
 
@@ -97,7 +97,7 @@ impl Activity {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
-    /// How long no request has been under way and no byte was sent; `None` while a request is.
+    /// How long no request has been under way and nothing of an answer was sent; `None` while a request is.
     pub(super) fn idle_for(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.busy_ms.load(Ordering::Relaxed));
         self.is_idle().then(|| self.age().saturating_sub(since))
@@ -227,7 +227,19 @@ mod tests {
         activity.end();
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
         tokio::time::advance(second).await;
-        activity.sent(1);
+        activity.sent(ANSWERS_TO_FRAMES + 1);
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_that_ask_for_an_acknowledgement_do_not_keep_a_connection() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        for _ in 0..3 {
+            tokio::time::advance(second).await;
+            activity.received(17);
+            activity.sent(17);
+        }
+        assert_eq!(activity.idle_for(), Some(3 * second));
     }
 }
