@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a refusal may take to be answered: a name that is taken out is gone within 2 s.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long an answer to a hello is waited for before the next may be said.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// How often it is asked whether a tunnel has used up its streams.
 const WEAR: Duration = Duration::from_secs(60);
 
@@ -307,7 +310,11 @@ impl Life<'_> {
             let mut words = hello.borrow_and_update().clone();
             words.draining |= draining.is_draining();
             let service = words.service.clone();
-            note::put(sender.clone(), &service, wire::HELLO_PATH, &words).await;
+            let put = note::put(sender.clone(), &service, wire::HELLO_PATH, &words);
+            if !matches!(timeout(ANSWER, put).await, Ok(Some(status)) if status.is_success()) {
+                // A foreign peer need not know the path; one of ours that does not answer must still hear of a drain.
+                tracing::debug!(connection_point = %self.link.name, "the hello was not taken");
+            }
             self.link.learn_limit();
             tokio::select! {
                 biased;
