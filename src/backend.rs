@@ -284,11 +284,11 @@ where
             let idle = if fresh { None } else { self.pool.take().await };
             return match idle {
                 Some(lease) => Ok((lease, home)),
-                None => Ok((self.dial().await?, home)),
+                None => Ok((Box::pin(self.dial()).await?, home)),
             };
         }
         let Some(client) = &terms.client else {
-            return Ok((self.dial().await?, Home::None));
+            return Ok((Box::pin(self.dial()).await?, Home::None));
         };
         let Some(mut place) = self.pool.pinned(client).await else {
             let detail = "too many clients have a connection of their own";
@@ -301,7 +301,7 @@ where
         {
             return Ok((lease, Home::Pinned(place)));
         }
-        Ok((self.dial().await?, Home::Pinned(place)))
+        Ok((Box::pin(self.dial()).await?, Home::Pinned(place)))
     }
 
     async fn dial(self: &Arc<Self>) -> Result<Lease<B>, Failure> {
