@@ -12,6 +12,7 @@ mod exchange;
 mod metadata;
 mod request;
 mod settings;
+mod sleeper;
 mod stream;
 mod streams;
 

@@ -27,6 +27,7 @@ pub(super) struct Activity {
     asked_ms: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    waits_to_send: AtomicBool,
     unread: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
@@ -44,6 +45,7 @@ impl Activity {
             asked_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            waits_to_send: AtomicBool::new(false),
             unread: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
@@ -68,6 +70,22 @@ impl Activity {
                 self.touch();
             }
         }
+    }
+
+    /// Notes whether the client must take something before more can be sent; returns whether that was so before.
+    pub(super) fn wait_to_send(&self, waits: bool) -> bool {
+        // Mostly nothing changes, and to look costs less than to write.
+        let before = self.waits_to_send.load(Ordering::Relaxed);
+        if before != waits {
+            self.waits_to_send.store(waits, Ordering::Relaxed);
+        }
+        before
+    }
+
+    /// How long nothing has been going on at all, in either direction; `None` while something is.
+    pub(super) fn resting_for(&self) -> Option<Duration> {
+        let busy = self.waits_to_send.load(Ordering::Relaxed) || self.head_for().is_some();
+        self.idle_for().filter(|_| !busy)
     }
 
     /// Notes the begin of a request, whose head has arrived.

@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use super::activity::Activity;
 use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
+use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
 use super::{Proxy, Settings, request};
@@ -94,7 +95,7 @@ impl Proxy {
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
+        let stream = Stream::new(connection.stream, activity, timeout);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -106,7 +107,7 @@ impl Proxy {
         if http2 {
             let inbox = Inbox::default();
             let server = http2_server(&self.0.settings, inbox.clone());
-            let connection = server.serve_connection(stream, service);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
             let streams = Streams::new(inbox);
             Box::pin(driver.drive(Box::pin(Multiplexed {
                 connection,
@@ -114,7 +115,7 @@ impl Proxy {
             })))
         } else {
             let server = http1_server(&self.0.settings);
-            let connection = server.serve_connection(stream, service);
+            let connection = Sleeper::new(server, stream, service);
             Box::pin(driver.drive(Box::pin(connection)))
         }
     }
@@ -180,7 +181,8 @@ mod tests {
 
     use super::*;
 
-    type Io = TokioIo<Stream<TlsStream<tokio::net::TcpStream>>>;
+    type Io = TokioIo<Plain>;
+    type Plain = Stream<TlsStream<tokio::net::TcpStream>>;
 
     fn size<A, F, Fut>(_: F) -> usize
     where
@@ -196,10 +198,10 @@ mod tests {
         let service = |_: http::Request<hyper::body::Incoming>| async {
             Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
         };
-        let drive = size(|(driver, connection)| {
+        let drive = size(|(driver, connection): (Driver, Plain)| {
             let server = http1::Builder::new();
-            let none = server.serve_connection::<Io, _>(connection, service_fn(service));
-            Driver::drive(driver, Box::pin(none))
+            let sleeper = Sleeper::new(server, connection, service_fn(service));
+            Driver::drive(driver, Box::pin(sleeper))
         });
         let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
         let http2 = size(|io: Io| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
@@ -23,6 +23,9 @@ use crate::reason::Reason;
 
 /// How long an HTTP/2 client has to acknowledge that no more requests are taken.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long a connection is idle before it gives back what it need not hold.
+const REST: Duration = Duration::from_secs(2);
 
 /// How a connection ended.
 enum End {
@@ -50,6 +53,8 @@ pub(super) struct Driver {
     max_age: Duration,
     wound_up: bool,
     hung_up: bool,
+    /// How many bytes the client had sent when the connection was put to rest: as long as no more come, it rests.
+    rests_at: Option<u64>,
 }
 
 impl Drop for Driver {
@@ -60,7 +65,8 @@ impl Drop for Driver {
 
 /// What a look at the clock came to.
 enum Look {
-    GoOn(Duration),
+    GoOn,
+    Rest,
     WindUp,
     HangUp,
     End(End),
@@ -79,13 +85,14 @@ impl Driver {
             max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
             wound_up: false,
             hung_up: false,
+            rests_at: None,
         }
     }
 
     /// The connection is boxed for itself: a future that pins what it was given holds it twice.
     pub(super) async fn drive<C: WindUp>(mut self, mut connection: Pin<Box<C>>) {
         let mut forced = self.draining.clone();
-        let timer = sleep(self.idle_limit().min(self.period()));
+        let timer = sleep(self.next_look());
         tokio::pin!(timer);
         loop {
             // The arms that end the connection come first, so that its reason does not depend on chance.
@@ -99,7 +106,12 @@ impl Driver {
                 result = &mut connection => Look::End(self.over(result)),
             };
             match look {
-                Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
+                Look::GoOn => timer.as_mut().reset(Instant::now() + self.next_look()),
+                Look::Rest => {
+                    self.rests_at = Some(self.peer.activity.bytes_received());
+                    connection.as_mut().rest();
+                    timer.as_mut().reset(Instant::now() + self.next_look());
+                }
                 Look::WindUp => {
                     self.wound_up = true;
                     self.peer.activity.wind_up();
@@ -157,9 +169,26 @@ impl Driver {
         if age >= self.max_age && !self.wound_up {
             return Look::WindUp;
         }
-        let idle = activity.idle_for().unwrap_or_default();
-        let next = limit.saturating_sub(idle).min(self.period());
-        Look::GoOn(next.max(Duration::from_millis(1)))
+        match !self.is_resting() && past(activity.resting_for(), REST) {
+            true => Look::Rest,
+            false => Look::GoOn,
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.rests_at == Some(self.peer.activity.bytes_received())
+    }
+
+    /// When the clock is looked at next.
+    fn next_look(&self) -> Duration {
+        let idle = self.peer.activity.idle_for();
+        let next = self.idle_limit().saturating_sub(idle.unwrap_or_default());
+        let next = next.min(self.period());
+        let rest = match idle.and_then(|idle| REST.checked_sub(idle)) {
+            Some(rest) if !self.http2 => rest,
+            Some(_) | None => Duration::MAX,
+        };
+        next.min(rest).max(Duration::from_millis(1))
     }
 
     /// How long nothing needs a look at the clock.
@@ -196,23 +225,13 @@ impl Driver {
     }
 }
 
-/// A server connection that can be told to take no more requests.
+/// A server connection that can be told what its driver decides.
 pub(super) trait WindUp: Future<Output = hyper::Result<()>> {
+    /// To take no more requests.
     fn wind_up(self: Pin<&mut Self>);
-}
 
-impl<I, S> WindUp for http1::Connection<I, S>
-where
-    Self: Future<Output = hyper::Result<()>>,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn wind_up(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    /// To give back what it need not hold while nothing is going on.
+    fn rest(self: Pin<&mut Self>);
 }
 
 pin_project! {
@@ -250,6 +269,9 @@ where
     fn wind_up(self: Pin<&mut Self>) {
         self.project().connection.graceful_shutdown();
     }
+
+    // Its state, the compression tables and the windows, is shared with the client.
+    fn rest(self: Pin<&mut Self>) {}
 }
 
 fn farewell(shared: &Shared, peer: &Peer, end: &End) {

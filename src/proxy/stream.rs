@@ -30,7 +30,8 @@ pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
     send_timeout: Duration,
-    waiting: bool,
+    /// What was read to see whether there is something.
+    peeked: Option<u8>,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
     linger: Option<Instant>,
@@ -42,7 +43,7 @@ impl<IO> Stream<IO> {
             inner,
             activity,
             send_timeout,
-            waiting: false,
+            peeked: None,
             timer: None,
             linger: None,
         }
@@ -54,14 +55,13 @@ impl<IO> Stream<IO> {
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        let waited = self.activity.wait_to_send(result.is_pending());
         if result.is_ready() {
-            self.waiting = false;
             return result;
         }
         let limit = self.send_timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
+        if !waited {
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
@@ -71,6 +71,19 @@ impl<IO> Stream<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Stream<IO> {
+    /// Ready once there is something to read: a byte, the end or an error.
+    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.peeked.is_some() {
+            return Poll::Ready(());
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        // An error comes again with the next read.
+        let _ = ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer));
+        self.peeked = buffer.filled().first().copied();
+        Poll::Ready(())
+    }
+
     /// Reads and forgets, until the client closes, is silent or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let timer = self
@@ -99,7 +112,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        if let Some(byte) = self.peeked.take() {
+            buffer.put_slice(&[byte]);
+            // Mostly the rest is there, too; what is not, and a failure, comes with the next read.
+            let _ = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        } else {
+            ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        }
         self.activity.received(buffer.filled().len() - before);
         Poll::Ready(Ok(()))
     }
