@@ -347,9 +347,6 @@ impl CertificateFields {
 }
 
 /// The certificate fields of one connection, each made when it is first needed.
-///
-/// The values are marked sensitive, so that they stay out of the compression table of the tunnel: one of them
-/// would evict all the rest.
 #[derive(Debug)]
 pub struct ClientCertFields {
     subject: String,
@@ -378,25 +375,23 @@ impl ClientCertFields {
         match fields {
             CertificateFields::None => {}
             CertificateFields::Subject => {
-                let made = subject.get_or_init(|| sensitive(&display_string(&self.subject)));
+                let made = subject.get_or_init(|| value(&display_string(&self.subject)));
                 put(&CLIENT_CERT_SUBJECT, made.as_ref());
             }
             CertificateFields::Leaf | CertificateFields::Chain => {
-                let made = leaf.get_or_init(|| sensitive(&byte_sequences(self.chain.get(..1)?)));
+                let made = leaf.get_or_init(|| value(&byte_sequences(self.chain.get(..1)?)));
                 put(&CLIENT_CERT, made.as_ref());
             }
         }
         if fields == CertificateFields::Chain && self.chain.len() > 1 {
-            let made = issuers.get_or_init(|| sensitive(&byte_sequences(self.chain.get(1..)?)));
+            let made = issuers.get_or_init(|| value(&byte_sequences(self.chain.get(1..)?)));
             put(&CLIENT_CERT_CHAIN, made.as_ref());
         }
     }
 }
 
-fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
 }
 
 /// A list of structured-field byte sequences (RFC 9651 §3.3.5).
