@@ -59,9 +59,7 @@ where
     }
 
     fn wake(&mut self, stream: Stream<IO>, service: S) {
-        let awake = self
-            .server
-            .serve_connection(TokioIo::new(stream), service);
+        let awake = self.server.serve_connection(TokioIo::new(stream), service);
         self.state = State::Awake(Box::new(awake));
     }
 }
