@@ -4,6 +4,7 @@
 //! builds the paths that clients and connection points are verified by ([`Anchors`]), and makes certificates
 //! ([`issue`]). Takes bytes and `now`, never files and clocks. Rank 3.
 
+mod algorithm;
 mod certificate;
 mod check;
 mod error;
@@ -18,7 +19,7 @@ mod pfx;
 pub use certificate::{Certificate, KeyKind, read_certificates};
 pub use check::{check_connection_point_certificate, check_server_certificate, covers};
 pub use error::PkiError;
-pub use fault::CertificateFault;
+pub use fault::{CertificateFault, weakness};
 pub use key_pair::{KeyPair, load_pem};
 pub use path::{Anchors, Hints, Limits, Path, Usage};
 pub use pfx::load_pfx;

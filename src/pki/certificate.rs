@@ -9,6 +9,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 use super::PkiError;
+use super::algorithm::signature_name;
 use super::name::{hex, print_name, unix_time, value_text};
 
 /// The kind of a public key.
@@ -53,6 +54,8 @@ pub struct Certificate {
     pub server_auth: bool,
     /// Whether it may sign certificates: its key usage says so or is absent.
     pub signs_certificates: bool,
+    /// What it is signed with, such as `SHA-256 with RSA`; the object identifier of an algorithm without a name.
+    pub signature: String,
     /// The kind of its public key.
     pub key: KeyKind,
     /// Its public key, as DER of SubjectPublicKeyInfo.
@@ -99,6 +102,7 @@ impl Certificate {
             client_auth: usages.is_none_or(|usages| usages.client_auth),
             server_auth: usages.is_none_or(|usages| usages.server_auth),
             signs_certificates: key_usage.is_none_or(|usage| usage.value.key_cert_sign()),
+            signature: signature_name(&parsed.signature_algorithm),
             key: key_kind(&parsed),
             public_key: parsed.public_key().raw.to_vec(),
             key_id: ids.0,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::fault::{Seen, explain};
+use super::fault::{Seen, explain, weakness};
 use super::{Certificate, CertificateFault};
 use crate::reason::Reason;
 use crate::settings::Reader;
@@ -158,6 +158,9 @@ impl Anchors {
                 Some(&|path| self.check_path(path, now)),
             )
             .map_err(|error| explain(&error, &seen))?;
+        if let Some(fault) = weakness(&presented[0]) {
+            return Err(fault);
+        }
         Ok(self.describe(&path, leaf.clone()))
     }
 

@@ -30,6 +30,7 @@ mod requests;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod trust;
+mod trust_matrix;
 mod trust_tls;
 mod tunnel;
 mod two_services;
