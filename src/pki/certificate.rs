@@ -4,12 +4,12 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
-use super::PkiError;
 use super::name::{hex, print_name, unix_time, value_text};
+use super::{PkiError, Serial};
 
 /// The kind of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,13 @@ pub struct Certificate {
     pub server_auth: bool,
     /// Whether it may sign certificates: its key usage says so or is absent.
     pub signs_certificates: bool,
+    /// Whether it may sign CRLs: its key usage says so or is absent.
+    pub signs_crls: bool,
+    /// Its serial number as CRLs list it; none if it is longer than a CA may make it.
+    pub number: Option<Serial>,
+    /// Where its CRL is found: the URLs of its distribution points, of any scheme, but for those of some reasons or of
+    /// other issuers.
+    pub crl_points: Vec<String>,
     /// The kind of its public key.
     pub key: KeyKind,
     /// Its public key, as DER of SubjectPublicKeyInfo.
@@ -98,7 +105,12 @@ impl Certificate {
             path_length,
             client_auth: usages.is_none_or(|usages| usages.client_auth),
             server_auth: usages.is_none_or(|usages| usages.server_auth),
-            signs_certificates: key_usage.is_none_or(|usage| usage.value.key_cert_sign()),
+            signs_certificates: key_usage
+                .as_ref()
+                .is_none_or(|usage| usage.value.key_cert_sign()),
+            signs_crls: key_usage.is_none_or(|usage| usage.value.crl_sign()),
+            number: Serial::new(parsed.raw_serial()),
+            crl_points: crl_points(&parsed),
             key: key_kind(&parsed),
             public_key: parsed.public_key().raw.to_vec(),
             key_id: ids.0,
@@ -149,6 +161,35 @@ fn dns_names(parsed: &X509Certificate<'_>) -> Vec<String> {
         _ => None,
     };
     names.filter_map(dns).collect()
+}
+
+fn crl_points(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let mut urls = Vec::new();
+    for extension in parsed.extensions() {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else {
+            continue;
+        };
+        for point in points.iter() {
+            let whole = point.reasons.is_none() && point.crl_issuer.is_none();
+            if let (true, Some(DistributionPointName::FullName(names))) =
+                (whole, &point.distribution_point)
+            {
+                urls.extend(names.iter().filter_map(url));
+            }
+        }
+    }
+    urls
+}
+
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a foreign enum of name types; one of them is a URL"
+)]
+fn url(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::URI(url) => Some((*url).to_owned()),
+        _ => None,
+    }
 }
 
 fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
