@@ -7,6 +7,8 @@
 mod algorithm;
 mod certificate;
 mod check;
+mod crl;
+mod der;
 mod error;
 mod fault;
 pub mod issue;
@@ -15,12 +17,15 @@ mod link;
 mod name;
 mod path;
 mod pfx;
+mod serial;
 
 pub use certificate::{Certificate, KeyKind, read_certificates};
 pub use check::{check_connection_point_certificate, check_server_certificate, covers};
+pub use crl::{Crl, CrlError, CrlSet, IssuerKey, Listed, read_crl_file};
 pub use error::PkiError;
 pub use fault::{CertificateFault, weakness};
 pub use key_pair::{KeyPair, load_pem};
 pub use path::{Anchors, Hints, Limits, Path, Usage};
 pub use pfx::load_pfx;
 pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+pub use serial::Serial;
