@@ -19,7 +19,9 @@ pub enum KeyKind {
     Rsa(usize),
     /// ECDSA, with the length of its field in bits.
     Ecdsa(usize),
-    /// Anything else, Ed25519 among it.
+    /// Ed25519.
+    Ed25519,
+    /// Anything else, RSA for RSASSA-PSS only among it.
     Other,
 }
 
@@ -195,9 +197,10 @@ fn issuer_urls(parsed: &X509Certificate<'_>) -> Vec<String> {
     let mut urls = Vec::new();
     for extension in parsed.extensions() {
         if let ParsedExtension::AuthorityInfoAccess(access) = extension.parsed_extension() {
-            let issuers = access.accessdescs.iter().filter(|access| {
-                access.access_method.to_id_string() == CA_ISSUERS
-            });
+            let issuers = access
+                .accessdescs
+                .iter()
+                .filter(|access| access.access_method.to_id_string() == CA_ISSUERS);
             urls.extend(issuers.filter_map(|access| url(&access.access_location)));
         }
     }
@@ -228,14 +231,19 @@ fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     ids
 }
 
+/// id-Ed25519 (RFC 8410 §3).
+const ED25519: &str = "1.3.101.112";
+
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a foreign enum of key kinds; the rest is Other"
 )]
 fn key_kind(parsed: &X509Certificate<'_>) -> KeyKind {
+    let algorithm = parsed.public_key().algorithm.algorithm.to_id_string();
     match parsed.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => KeyKind::Rsa(key.key_size()),
         Ok(PublicKey::EC(key)) => KeyKind::Ecdsa(key.key_size()),
+        Ok(PublicKey::Unknown(_)) if algorithm == ED25519 => KeyKind::Ed25519,
         _ => KeyKind::Other,
     }
 }

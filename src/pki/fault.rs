@@ -51,10 +51,10 @@ pub(super) struct Seen<'s> {
 }
 
 /// The chain as far as it leads, by names and signatures.
-struct Chain<'s> {
+pub(super) struct Chain<'s> {
     /// The leaf, its issuers, and the anchor if one was reached.
-    links: Vec<(&'s CertificateDer<'s>, &'s Certificate)>,
-    anchored: bool,
+    pub(super) links: Vec<(&'s CertificateDer<'s>, &'s Certificate)>,
+    pub(super) anchored: bool,
 }
 
 /// Says which certificate made the path builder fail. It tells only what is wrong; where follows from the chain.
@@ -162,7 +162,7 @@ fn fault(reason: Reason, which: &Certificate, detail: String) -> CertificateFaul
 }
 
 impl<'s> Chain<'s> {
-    fn follow(seen: &Seen<'s>) -> Self {
+    pub(super) fn follow(seen: &Seen<'s>) -> Self {
         const LONGEST: usize = 10; // above what the path builder tries
         let mut links = vec![seen.leaf];
         loop {

@@ -93,8 +93,8 @@ pub(super) struct Authority {
     pub(super) facts: Certificate,
 }
 
-/// A set of trust anchors and intermediates. Immutable.
-#[derive(Clone, Debug)]
+/// A set of trust anchors and intermediates. Immutable. The default is empty, by which nothing verifies.
+#[derive(Clone, Debug, Default)]
 pub struct Anchors {
     anchors: Vec<Authority>,
     /// The anchors in the form that the path builder takes, in the same order.
@@ -267,6 +267,20 @@ impl Anchors {
         let mut told = std::collections::HashSet::new();
         names.retain(|name| told.insert(name.clone()));
         Ok(names)
+    }
+
+    /// The certificates that may help to build the path of a leaf.
+    pub(super) fn helpers(
+        &self,
+        leaf: &Certificate,
+        presented: &[CertificateDer<'_>],
+    ) -> Vec<Authority> {
+        pool(leaf, presented, &self.intermediates)
+    }
+
+    /// The trust anchors.
+    pub(super) fn authorities(&self) -> &[Authority] {
+        &self.anchors
     }
 
     /// The certificates of the set with the use they are put to (`trust-anchor` or `intermediate`), for lists of what

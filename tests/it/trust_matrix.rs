@@ -2,6 +2,7 @@
 //! openssl and curl commands as clients, where refusals are answered and where they are alerts.
 
 mod clients;
+mod explained;
 mod pki;
 mod rows;
 

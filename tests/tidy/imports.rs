@@ -28,7 +28,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("backend", "message metrics pki reason role settings tasks"),
     (
         "cli",
-        "config connection_point drain gateway listener load logging metrics pki process service settings tasks tls tunnel units",
+        "config connection_point drain gateway listener load logging message metrics pki process service settings tasks tls tunnel units",
     ),
     (
         "config",

@@ -182,7 +182,7 @@ impl Folder {
     }
 }
 
-fn run(folder: &Path, arguments: &str) {
+pub fn run(folder: &Path, arguments: &str) {
     let out = Command::new("openssl")
         .args(arguments.split_whitespace())
         .current_dir(folder)
