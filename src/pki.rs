@@ -16,6 +16,7 @@ mod link;
 mod name;
 mod path;
 mod pfx;
+mod revocation;
 mod serial;
 
 pub use certificate::{Certificate, KeyKind, read_certificates};
@@ -26,5 +27,6 @@ pub use fault::CertificateFault;
 pub use key_pair::{KeyPair, load_pem};
 pub use path::{Anchors, Hints, Limits, Path, Usage};
 pub use pfx::load_pfx;
+pub use revocation::{Depth, Doubt, Issued, Judgement, Policy, Revocation, Wanted, WantedFn};
 pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 pub use serial::Serial;
