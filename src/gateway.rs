@@ -3,26 +3,27 @@
 mod built;
 mod reception;
 mod settings;
+mod sockets;
 mod status;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use self::built::{Built, tell_expiry};
+use self::built::{Built, tell_expiry, tell_notes};
 use self::reception::Reception;
 pub use self::settings::{Definition, Settings};
+use self::sockets::Sockets;
 use crate::admin::{self, Health, Views};
 use crate::drain::Drain;
 use crate::identity::Trust;
 use crate::instances::Instance;
-use crate::listener::{self, Listener};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::pki::{UnixTime, Usage};
+use crate::pki::{Anchors, CrlSet, Revocation, UnixTime, Usage};
 use crate::proxy::{self, Proxy};
 use crate::tasks::Tasks;
 use crate::tls::{Port, ServerTls, VerifyFn};
@@ -76,14 +77,6 @@ struct Core {
     connections: Tasks,
     /// Everything else.
     loops: Tasks,
-}
-
-#[derive(Debug, Default)]
-struct Sockets {
-    client: Vec<TcpListener>,
-    tunnel: Vec<TcpListener>,
-    health: Option<TcpListener>,
-    admin: Option<TcpListener>,
 }
 
 impl Gateway {
@@ -179,8 +172,11 @@ impl Core {
         metrics: Metrics,
     ) -> Result<Self, Vec<String>> {
         let built = Built::build(&definition, &metrics)?;
+        let crls = CrlSet::new(definition.crls.iter().cloned(), UnixTime::now());
+        let revocation = Revocation::new(definition.revocation.clone(), Arc::new(crls));
         let clients = Trust::with_settings(
             built.clients,
+            revocation,
             Usage::Client,
             metrics.clone(),
             settings.trust,
@@ -192,6 +188,7 @@ impl Core {
         );
         let tls = tls_of(&definition, &clients, &connection_points)?;
         tell_expiry(&definition, &metrics);
+        tell_notes(&definition, &metrics);
 
         let instance = Instance::new(settings.instance, &mut rand::rng());
         let hello = Hello::alone(
@@ -318,16 +315,35 @@ impl Core {
         }
         self.proxy.replace(built.routes);
         self.registry.apply(built.policy);
-        let trust = (&definition.anchors, &definition.intermediates);
-        if trust != (&current.anchors, &current.intermediates) {
-            self.clients.replace(built.clients);
-        }
+        self.apply_trust(built.clients, &definition, &current);
         if definition.connection_point_ca != current.connection_point_ca {
             self.connection_points.replace(built.connection_points);
         }
         tell_expiry(&definition, &self.metrics);
+        tell_notes(&definition, &self.metrics);
         *current = definition;
         Ok(())
+    }
+
+    /// Puts the clients' CAs, the policy and the CRLs in force, as one where more than the CRLs changed.
+    fn apply_trust(&self, anchors: Anchors, next: &Definition, current: &Definition) {
+        let crls = Arc::new(CrlSet::new(next.crls.iter().cloned(), UnixTime::now()));
+        let of = |definition: &Definition| {
+            let (anchors, intermediates) = (&definition.anchors, &definition.intermediates);
+            (
+                anchors.clone(),
+                intermediates.clone(),
+                definition.revocation.clone(),
+            )
+        };
+        if of(next) == of(current) {
+            self.clients.replace_crls(crls);
+        } else {
+            let revocation = self.clients.revocation().with_crls(crls);
+            let policy = next.revocation.clone();
+            self.clients
+                .replace_all(anchors, revocation.with_policy(policy));
+        }
     }
 
     fn definition(&self) -> Arc<Definition> {
@@ -350,38 +366,4 @@ fn tls_of(
         Arc::new(move |presented| trust.verify(presented).map(drop))
     };
     ServerTls::build(&definition.tls, verify(clients), verify(connection_points))
-}
-
-impl Sockets {
-    fn bind(settings: &Settings) -> Result<Self, Vec<String>> {
-        let mut faults = Vec::new();
-        let mut bind = |address: SocketAddr| match listener::bind(address) {
-            Ok(socket) => Some(socket),
-            Err(fault) => {
-                faults.push(fault);
-                None
-            }
-        };
-        let sockets = Self {
-            client: settings.listen.iter().filter_map(|a| bind(*a)).collect(),
-            tunnel: settings
-                .tunnel_listen
-                .iter()
-                .filter_map(|a| bind(*a))
-                .collect(),
-            health: settings.health.and_then(&mut bind),
-            admin: settings.admin.and_then(&mut bind),
-        };
-        faults.is_empty().then_some(sockets).ok_or(faults)
-    }
-
-    fn addresses(&self) -> Addresses {
-        let one = |socket: &TcpListener| socket.local_addr().ok();
-        Addresses {
-            client: self.client.iter().filter_map(one).collect(),
-            tunnel: self.tunnel.iter().filter_map(one).collect(),
-            health: self.health.as_ref().and_then(one),
-            admin: self.admin.as_ref().and_then(one),
-        }
-    }
 }

@@ -63,7 +63,8 @@
 //!   log about a request.
 //! - [`tunnel`] reads no clock but tokio's and takes its randomness and its connections as arguments, so that its life cycle
 //!   runs under simulation.
-//! - While no certificate revocation list is checked, start-up and the metrics say so.
+//! - A CRL is believed only once its signature was verified, and with the key of a CA that is trusted already. While none is
+//!   checked, the log and the metrics say so.
 
 pub mod admin;
 pub mod backend;

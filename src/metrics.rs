@@ -85,7 +85,7 @@ families! {
 
     verifications: Counters<ByVerification> = "certificate_verifications", Family::default(), "Client certificates looked at, by outcome.";
     verification_failures: Counters<ByReason> = "certificate_refusals", Family::default(), "Client certificates refused, by reason.";
-    trust_generation: Gauge = "trust_generation", Gauge::default(), "The trust generation in force; it rises with every change of anchors or intermediates.";
+    trust_generation: Gauge = "trust_generation", Gauge::default(), "The trust generation in force; it rises with every change of anchors, intermediates or CRLs.";
     trust_closed: Counters<ByReason> = "trust_closed_connections", Family::default(), "Live connections and tunnels closed since their chain stopped verifying, by reason.";
     revocation_checked: Gauge = "revocation_checked", Gauge::default(), "Whether client certificates are checked against CRLs; 0 means that none is.";
     certificate_expiry: Gauges<ByCertificate> = "certificate_expiry_seconds", Family::default(), "When a configured certificate ends, in seconds since 1970-01-01 UTC, by use and name.";

@@ -18,6 +18,7 @@ mod link;
 mod name;
 mod path;
 mod pfx;
+mod revocation;
 mod serial;
 
 pub use certificate::{Certificate, KeyKind, read_certificates};
@@ -30,5 +31,6 @@ pub use key_pair::{KeyPair, load_pem};
 pub use name::print_time;
 pub use path::{Anchors, Hints, Limits, Path, Usage};
 pub use pfx::{load_pfx, read_pfx_certificates};
+pub use revocation::{Depth, Doubt, Issued, Judgement, Policy, Revocation, Wanted, WantedFn};
 pub use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 pub use serial::Serial;

@@ -95,6 +95,9 @@ fn read(root: &Reader<'_>, files: &mut Files, now: UnixTime) -> Definition {
         anchors: trust.anchors,
         intermediates: trust.intermediates,
         limits: trust.limits,
+        revocation: trust.revocation,
+        crls: trust.crls,
+        notes: trust.notes,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -13,8 +14,8 @@ use crate::config;
 use crate::gateway::Definition;
 use crate::message::refusal::{Hop, Refusal};
 use crate::pki::{
-    self, Anchors, CertificateDer, Explanation, Limits, Link, Origin, PkiError, UnixTime, Usage,
-    leaf_first, print_time, read_certificates, read_pfx_certificates,
+    self, Anchors, CertificateDer, CrlSet, Explanation, Limits, Link, Origin, PkiError, Revocation,
+    UnixTime, Usage, leaf_first, print_time, read_certificates, read_pfx_certificates,
 };
 use crate::service;
 use crate::settings::Problem;
@@ -38,6 +39,7 @@ pub(super) struct Options {
 /// By what a certificate is judged.
 struct Trust {
     anchors: Anchors,
+    revocation: Revocation,
     /// Whose it is, for the first line.
     of: String,
 }
@@ -55,7 +57,9 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         true => ("a connection point", Usage::ConnectionPoint),
         false => ("a client", Usage::Client),
     };
-    let explained = trust.anchors.explain(&presented, usage, now);
+    let explained = trust
+        .anchors
+        .explain(&presented, usage, now, &trust.revocation);
     let explained = explained.map_err(|fault| anyhow!("{file}: {fault}"))?;
     let (count, of) = (presented.len(), trust.of);
     let s = if count == 1 { "" } else { "s" };
@@ -122,8 +126,14 @@ fn configured(config: &Path, connection_point: bool) -> Result<Trust, Failure> {
     } else {
         "trust"
     };
+    let crls = CrlSet::new(definition.crls, UnixTime::now());
     Ok(Trust {
         anchors,
+        // As in a gateway, connection points are revoked by taking them out of the service definition.
+        revocation: match connection_point {
+            true => Revocation::off(),
+            false => Revocation::new(definition.revocation, Arc::new(crls)),
+        },
         of: format!("the {set} of {}", definition.name),
     })
 }
@@ -162,10 +172,12 @@ fn roots_of(presented: &[CertificateDer<'static>]) -> Trust {
     match Anchors::build(&roots, &[], Limits::MAX) {
         Ok(anchors) => Trust {
             anchors,
+            revocation: Revocation::off(),
             of: "whoever trusts the root in the file (--config names a gateway's trust)".to_owned(),
         },
         Err(_) => Trust {
             anchors: Anchors::default(),
+            revocation: Revocation::off(),
             of: "no trust at all (--config names a gateway's)".to_owned(),
         },
     }

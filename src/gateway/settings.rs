@@ -1,13 +1,14 @@
 //! What a gateway is built from: the settings of its process, and the definition that may change while it runs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity;
 use crate::instances;
 use crate::listener;
 use crate::logging::AccessLog;
-use crate::pki::{self, CertificateDer};
+use crate::pki::{self, CertificateDer, Crl};
 use crate::proxy;
 use crate::routing::RoleSettings;
 use crate::settings::Reader;
@@ -121,6 +122,12 @@ pub struct Definition {
     pub intermediates: Vec<CertificateDer<'static>>,
     /// How many of both are taken.
     pub limits: pki::Limits,
+    /// What is asked of the revocation status of clients.
+    pub revocation: pki::Policy,
+    /// The CRLs that files brought.
+    pub crls: Vec<Arc<Crl>>,
+    /// What an administrator should know, though nothing is wrong: sentences.
+    pub notes: Vec<String>,
     /// The CA certificates of connection points.
     pub connection_point_ca: Vec<CertificateDer<'static>>,
     /// The names of the connection points that may come.

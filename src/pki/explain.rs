@@ -7,7 +7,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::fault::{Chain, Seen};
 use super::name::print_time;
-use super::{Anchors, Certificate, CertificateFault, Path, Usage};
+use super::{Anchors, Certificate, CertificateFault, Crl, Issued, Listed, Path, Revocation, Usage};
 
 /// Where a certificate of a chain came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,8 +63,9 @@ impl Anchors {
         presented: &[CertificateDer<'_>],
         usage: Usage,
         now: UnixTime,
+        revocation: &Revocation,
     ) -> Result<Explanation, CertificateFault> {
-        let verdict = self.verify(presented, usage, now);
+        let verdict = self.verify(presented, usage, now, revocation);
         let links = match &verdict {
             Ok(path) => self.links_of(path, presented),
             Err(fault) => self.links_found(presented, now).ok_or(fault.clone())?,
@@ -78,6 +79,9 @@ impl Anchors {
             lengths(&links),
             strength(&links),
         ];
+        if anchored {
+            checks.push(status(&links, now, revocation));
+        }
         // What only the verifier looks at is told where nothing else was wrong.
         if checks.iter().all(|check| check.ok) {
             checks.push(others(verdict.as_ref().err()));
@@ -282,6 +286,40 @@ fn strength(links: &[Link]) -> Check {
         &faults,
         "every key and signature is of a kind and strength that is accepted",
     )
+}
+
+/// What the CRLs say of each certificate that is looked up.
+fn status(links: &[Link], now: UnixTime, revocation: &Revocation) -> Check {
+    let what = "revocation";
+    if !revocation.policy().check {
+        return Check::new(what, &[], "not checked: revocation.check is off");
+    }
+    let pairs = links.windows(2);
+    let issued: Vec<_> = pairs
+        .map(|pair| Issued::new(&pair[0].facts, &pair[1].facts))
+        .collect();
+    let judgement = revocation.judge(&issued, now);
+    if let Err(fault) = judgement.verdict {
+        return Check::new(what, &[format!("\"{}\" {}", fault.which, fault.detail)], "");
+    }
+    let told = issued
+        .iter()
+        .zip(&judgement.listed)
+        .map(|(issued, listed)| {
+            let said = match listed {
+                Listed::Good(crl) => format!("is not on {}", dated(crl)),
+                Listed::Stale(crl) => format!("is not on {}, which is stale", dated(crl)),
+                Listed::Revoked(crl) => format!("is on {}", dated(crl)),
+                Listed::Unknown => "is on no list that is at hand".to_owned(),
+            };
+            format!("\"{}\" {said}", issued.title)
+        });
+    Check::new(what, &[], told.collect::<Vec<_>>().join("; "))
+}
+
+fn dated(crl: &Crl) -> String {
+    let (made, next) = (print_time(crl.this_update()), print_time(crl.next_update()));
+    format!("{} (of {made}, the next by {next})", crl.title())
 }
 
 fn others(fault: Option<&CertificateFault>) -> Check {

@@ -7,18 +7,20 @@ use webpki::EndEntityCert;
 
 use super::name::print_time;
 use super::path::Authority;
-use super::{Certificate, link};
+use super::{Certificate, IssuerKey, link};
 use crate::reason::Reason;
 
 /// Why a chain was not accepted: which of its certificates is at fault, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFault {
-    /// The stable code, one of the `certificate-…` reasons.
+    /// The stable code: one of the `certificate-…` reasons, `revocation-unknown` or `crl-stale`.
     pub reason: Reason,
     /// The subject of the certificate at fault.
     pub which: String,
     /// What is wrong with it, in words for the log.
     pub detail: String,
+    /// The CA whose CRL could turn the verdict, if that is all that is missing.
+    pub crl_of: Option<IssuerKey>,
 }
 
 impl fmt::Display for CertificateFault {
@@ -158,6 +160,7 @@ fn fault(reason: Reason, which: &Certificate, detail: String) -> CertificateFaul
         reason,
         which,
         detail,
+        crl_of: None,
     }
 }
 

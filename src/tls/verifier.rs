@@ -152,7 +152,7 @@ pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
 
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).
 fn alert_of(reason: Reason) -> CertificateError {
-    const ALERTS: [(Reason, CertificateError); 4] = [
+    const ALERTS: [(Reason, CertificateError); 6] = [
         (Reason::CertificateExpired, CertificateError::Expired),
         (
             Reason::CertificateNotYetValid,
@@ -165,6 +165,11 @@ fn alert_of(reason: Reason) -> CertificateError {
         (
             Reason::CertificateWrongUsage,
             CertificateError::InvalidPurpose,
+        ),
+        (Reason::CertificateRevoked, CertificateError::Revoked),
+        (
+            Reason::RevocationUnknown,
+            CertificateError::UnknownRevocationStatus,
         ),
     ];
     let alert = ALERTS.into_iter().find(|(known, _)| *known == reason);

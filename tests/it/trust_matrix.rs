@@ -47,6 +47,7 @@ async fn start() -> World {
     definition.anchors.clone_from(&matrix.anchors);
     definition.intermediates.clone_from(&matrix.intermediates);
     definition.limits = Limits::MAX;
+    definition.revocation.check = false;
     let alerting = NameSettings {
         server_name: Some(ALERTING.to_owned()),
         on_bad_client_certificate: OnBadClientCertificate::Alert,

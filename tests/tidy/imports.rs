@@ -56,7 +56,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("logging", "reason settings"),
     ("message", "reason role"),
     ("metrics", "reason"),
-    ("pki", "reason settings"),
+    ("pki", "reason settings units"),
     (
         "proxy",
         "drain identity logging message metrics pki reason role routing settings tunnel",
@@ -64,7 +64,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("routing", "message metrics role units"),
     (
         "service",
-        "gateway message metrics pki role routing settings tls",
+        "gateway message metrics pki role routing settings tls units",
     ),
     ("settings", "units"),
     ("tls", "pki reason"),

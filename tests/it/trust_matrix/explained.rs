@@ -38,7 +38,7 @@ fn service(
     write(
         "service.toml",
         format!(
-            "name = \"gw.opencmg.test\"\n[trust]\nmax-anchors = 16\nmax-intermediates = 64\n{files}\n"
+            "name = \"gw.opencmg.test\"\n[trust]\nmax-anchors = 16\nmax-intermediates = 64\n{files}\n[trust.revocation]\ncheck = false\n"
         ),
     );
 }
