@@ -215,12 +215,13 @@ impl Outcome {
         match self {
             Self::Served => answer(200, "OK".to_owned(), ""),
             Self::Refused(reason) => {
-                let words = reason
+                let rest = reason.strip_prefix("certificate-").unwrap_or(reason);
+                let words = rest
                     .split('-')
                     .map(|word| word[..1].to_uppercase() + &word[1..]);
                 answer(
                     403,
-                    format!("CMGService_Client{}", words.collect::<String>()),
+                    format!("CMGService_ClientCertificate{}", words.collect::<String>()),
                     reason,
                 )
             }

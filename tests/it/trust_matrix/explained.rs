@@ -27,6 +27,7 @@ fn service(
     folder: &Folder,
     anchors: &[opencmg::pki::CertificateDer<'static>],
     intermediates: &[opencmg::pki::CertificateDer<'static>],
+    lists: &[Vec<u8>],
 ) {
     std::fs::create_dir(folder.path("service")).unwrap();
     let write = |name: &str, text: String| {
@@ -34,61 +35,77 @@ fn service(
     };
     write("anchors.pem", certificates_to_pem(anchors));
     write("intermediates.pem", certificates_to_pem(intermediates));
+    for (index, list) in lists.iter().enumerate() {
+        std::fs::write(folder.path(&format!("service/{index}.crl")), list).unwrap();
+    }
+    let crls: Vec<_> = (0..lists.len())
+        .map(|index| format!("\"{index}.crl\""))
+        .collect();
+    let revocation = match lists.is_empty() {
+        true => "check = false".to_owned(),
+        false => format!("stale = \"deny\"\ncrls = [{}]", crls.join(", ")),
+    };
     let files = "anchors = [\"anchors.pem\"]\nintermediates = [\"intermediates.pem\"]";
     write(
         "service.toml",
         format!(
-            "name = \"gw.opencmg.test\"\n[trust]\nmax-anchors = 16\nmax-intermediates = 64\n{files}\n[trust.revocation]\ncheck = false\n"
+            "name = \"gw.opencmg.test\"\n[trust]\nmax-anchors = 16\nmax-intermediates = 64\n{files}\n[trust.revocation]\n{revocation}\n"
         ),
     );
 }
 
 #[test]
 fn explain_certificate_says_of_each_kind_of_certificate_what_the_gateway_says() {
-    let matrix = Matrix::make();
-    service(&matrix.folder, &matrix.anchors, &matrix.intermediates);
-    for row in &matrix.rows {
-        let file = row.shown.chain.to_str().unwrap();
-        let out = explain(
-            matrix.folder.0.path(),
-            &[file, "--config", "service/service.toml"],
+    for (matrix, rows) in [(Matrix::of_paths(), 35), (Matrix::of_revocation(), 8)] {
+        assert!(matrix.rows.len() >= rows, "only {} rows", matrix.rows.len());
+        service(
+            &matrix.folder,
+            &matrix.anchors,
+            &matrix.intermediates,
+            &matrix.lists,
         );
-        let said = text(&out.stdout);
-        let all = format!("{}: {said}{}", row.what, text(&out.stderr));
-        let reason = match row.alerted[0] {
-            Outcome::Served => None,
-            // A key that the client is not even asked for.
-            Outcome::Refused("certificate-missing") => Some("certificate-invalid"),
-            Outcome::Refused(reason) | Outcome::Alert(_, reason) => Some(reason),
-        };
-        assert_eq!(
-            out.status.code(),
-            Some(i32::from(reason.is_some())),
-            "{all}"
-        );
-        let failed = said
-            .lines()
-            .filter(|line| line.starts_with("FAIL "))
-            .count();
-        match reason {
-            None => {
-                assert!(said.contains("\naccepted until "), "{all}");
-                assert_eq!(failed, 0, "{all}");
-            }
-            Some(reason) => {
-                assert!(
-                    said.contains(&format!("\nrefused: {reason}: certificate \"")),
-                    "{all}"
-                );
-                assert!(
-                    said.contains("\nthe client is answered 403 CMGService_ClientCertificate"),
-                    "{all}"
-                );
-                assert!(failed >= 1, "no check says why: {all}");
+        for row in &matrix.rows {
+            let file = row.shown.chain.to_str().unwrap();
+            let out = explain(
+                matrix.folder.0.path(),
+                &[file, "--config", "service/service.toml"],
+            );
+            let said = text(&out.stdout);
+            let all = format!("{}: {said}{}", row.what, text(&out.stderr));
+            let reason = match row.alerted[0] {
+                Outcome::Served => None,
+                // A key that the client is not even asked for.
+                Outcome::Refused("certificate-missing") => Some("certificate-invalid"),
+                Outcome::Refused(reason) | Outcome::Alert(_, reason) => Some(reason),
+            };
+            assert_eq!(
+                out.status.code(),
+                Some(i32::from(reason.is_some())),
+                "{all}"
+            );
+            let failed = said
+                .lines()
+                .filter(|line| line.starts_with("FAIL "))
+                .count();
+            match reason {
+                None => {
+                    assert!(said.contains("\naccepted until "), "{all}");
+                    assert_eq!(failed, 0, "{all}");
+                }
+                Some(reason) => {
+                    assert!(
+                        said.contains(&format!("\nrefused: {reason}: certificate \"")),
+                        "{all}"
+                    );
+                    assert!(
+                        said.contains("\nthe client is answered 403 CMGService_ClientCertificate"),
+                        "{all}"
+                    );
+                    assert!(failed >= 1, "no check says why: {all}");
+                }
             }
         }
     }
-    assert!(matrix.rows.len() >= 35, "only {} rows", matrix.rows.len());
 }
 
 #[test]
@@ -96,7 +113,7 @@ fn a_missing_intermediate_is_named_with_the_place_where_it_may_be_had() {
     let folder = Folder::new();
     let root = Ca::root(authority("Root"), key());
     let issuing = root.below(authority("Issuing"), key());
-    service(&folder, std::slice::from_ref(&root.der), &[]);
+    service(&folder, std::slice::from_ref(&root.der), &[], &[]);
     folder.authority("issuing", &issuing);
     let extensions = "basicConstraints=critical,CA:false\nextendedKeyUsage=clientAuth\n\
                       authorityInfoAccess=caIssuers;URI:http://pki.corp.test/issuing.crt\n";

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use opencmg::pki::CertificateDer;
 use opencmg::pki::issue::certificates_to_pem;
+use opencmg::pki::{Certificate, CertificateDer, read_certificates};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SerialNumber, SignatureAlgorithm,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -96,6 +97,47 @@ impl Ca {
     }
 }
 
+/// The serial number of a certificate.
+pub fn serial(der: &CertificateDer<'_>) -> SerialNumber {
+    let hex = Certificate::parse(der).unwrap().serial;
+    let bytes = hex.as_bytes().chunks(2);
+    let bytes =
+        bytes.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap());
+    SerialNumber::from(bytes.collect::<Vec<_>>())
+}
+
+impl Shown {
+    /// The serial number of the leaf.
+    pub fn serial(&self) -> SerialNumber {
+        let leaf = read_certificates(&std::fs::read(&self.leaf).unwrap()).unwrap();
+        serial(&leaf[0])
+    }
+}
+
+/// A CRL of a CA.
+pub fn revocation_list(
+    ca: &Ca,
+    revoked: &[SerialNumber],
+    from: SystemTime,
+    next: SystemTime,
+) -> Vec<u8> {
+    let entry = |serial: &SerialNumber| RevokedCertParams {
+        serial_number: serial.clone(),
+        revocation_time: from.into(),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: from.into(),
+        next_update: next.into(),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.iter().map(entry).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(&ca.issuer).unwrap().der().to_vec()
+}
+
 /// Where the files lie, and who writes them.
 pub struct Folder(pub tempfile::TempDir);
 
@@ -178,7 +220,7 @@ impl Folder {
             ),
         );
         let pem = std::fs::read(self.path(&format!("{name}.pem"))).unwrap();
-        opencmg::pki::read_certificates(&pem).unwrap().remove(0)
+        read_certificates(&pem).unwrap().remove(0)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The rows of the matrix: what a client shows, and what it gets for it.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use opencmg::pki::CertificateDer;
+use opencmg::pki::{CertificateDer, Crl};
 use rcgen::{
     BasicConstraints, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyUsagePurpose,
     NameConstraints,
@@ -16,7 +17,7 @@ const BAD_CERTIFICATE: u8 = 42;
 const UNSUPPORTED_CERTIFICATE: u8 = 43;
 const EXPIRED: u8 = 45;
 const CERTIFICATE_UNKNOWN: u8 = 46;
-const UNKNOWN_CA: u8 = 48;
+pub const UNKNOWN_CA: u8 = 48;
 
 const CLIENT_EXTENSIONS: &str = "basicConstraints=critical,CA:false\nkeyUsage=digitalSignature\n\
                                  extendedKeyUsage=clientAuth\nsubjectAltName=DNS:pc.corp.test\n";
@@ -46,23 +47,34 @@ pub struct Matrix {
     pub rows: Vec<Row>,
     pub anchors: Vec<CertificateDer<'static>>,
     pub intermediates: Vec<CertificateDer<'static>>,
-    root: Ca,
-    issuing: Ca,
-    stranger: Ca,
+    /// What is revoked; empty where revocation is not looked at.
+    pub crls: Vec<Arc<Crl>>,
+    pub lists: Vec<Vec<u8>>,
+    pub root: Ca,
+    pub issuing: Ca,
+    pub stranger: Ca,
 }
 
 impl Matrix {
-    pub fn make() -> Self {
+    /// Without a row.
+    pub fn bare() -> Self {
         let root = Ca::root(authority("Root"), key());
-        let mut matrix = Self {
+        Self {
             folder: Folder::new(),
             rows: Vec::new(),
             anchors: vec![root.der.clone()],
             intermediates: Vec::new(),
             issuing: root.below(authority("Issuing"), key()),
             stranger: Ca::root(authority("Stranger"), key()),
+            crls: Vec::new(),
+            lists: Vec::new(),
             root,
-        };
+        }
+    }
+
+    /// The rows that have nothing to do with revocation.
+    pub fn of_paths() -> Self {
+        let mut matrix = Self::bare();
         matrix.leaves();
         matrix.issuers();
         matrix.intermediates_sent_or_configured();
@@ -73,11 +85,11 @@ impl Matrix {
         matrix
     }
 
-    fn served(&mut self, what: &'static str, shown: Shown) -> &mut Row {
+    pub fn served(&mut self, what: &'static str, shown: Shown) -> &mut Row {
         self.row(what, shown, Served, Served)
     }
 
-    fn refused(
+    pub fn refused(
         &mut self,
         what: &'static str,
         shown: Shown,
@@ -87,7 +99,7 @@ impl Matrix {
         self.row(what, shown, Refused(reason), Alert(alert, reason))
     }
 
-    fn row(
+    pub fn row(
         &mut self,
         what: &'static str,
         shown: Shown,
@@ -196,7 +208,7 @@ impl Matrix {
     }
 
     /// A client below a CA of its own, which the trusted intermediate has certified; all are sent.
-    fn below(&mut self, file: &str, params: rcgen::CertificateParams, leaf: &str) -> Shown {
+    fn below_own(&mut self, file: &str, params: rcgen::CertificateParams, leaf: &str) -> Shown {
         let ca = self.issuing.below(params, key());
         self.folder.client(
             file,
@@ -211,7 +223,7 @@ impl Matrix {
         let mut not_ca = authority("Not a CA");
         not_ca.is_ca = IsCa::ExplicitNoCa;
         not_ca.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let shown = self.below("under-a-leaf", not_ca, "pc.corp.test");
+        let shown = self.below_own("under-a-leaf", not_ca, "pc.corp.test");
         self.refused(
             "an issuer with CA:false",
             shown,
@@ -221,7 +233,7 @@ impl Matrix {
 
         let mut may_not_sign = authority("May not sign");
         may_not_sign.key_usages = vec![KeyUsagePurpose::CrlSign];
-        let shown = self.below("no-cert-sign", may_not_sign, "pc.corp.test");
+        let shown = self.below_own("no-cert-sign", may_not_sign, "pc.corp.test");
         self.refused(
             "an issuer without keyCertSign",
             shown,
@@ -254,9 +266,9 @@ impl Matrix {
             permitted_subtrees: vec![GeneralSubtree::DnsName("corp.test".to_owned())],
             excluded_subtrees: Vec::new(),
         });
-        let shown = self.below("within", constrained.clone(), "pc.corp.test");
+        let shown = self.below_own("within", constrained.clone(), "pc.corp.test");
         self.served("within its CA's name constraints", shown);
-        let shown = self.below("outside", constrained, "pc.elsewhere.test");
+        let shown = self.below_own("outside", constrained, "pc.elsewhere.test");
         self.refused(
             "outside its CA's name constraints",
             shown,
@@ -266,7 +278,7 @@ impl Matrix {
 
         let mut for_servers = authority("Servers only");
         for_servers.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let shown = self.below("under-servers-only", for_servers, "pc.corp.test");
+        let shown = self.below_own("under-servers-only", for_servers, "pc.corp.test");
         self.refused(
             "an issuer for servers only",
             shown,
@@ -276,7 +288,7 @@ impl Matrix {
 
         let mut old = authority("Old");
         old.not_after = (SystemTime::now() - Duration::from_secs(60)).into();
-        let shown = self.below("under-expired", old, "pc.corp.test");
+        let shown = self.below_own("under-expired", old, "pc.corp.test");
         self.refused(
             "an issuer that has expired",
             shown,
