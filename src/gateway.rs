@@ -2,6 +2,7 @@
 
 mod built;
 mod reception;
+mod revocation;
 mod settings;
 mod sockets;
 mod status;
@@ -23,8 +24,9 @@ use crate::identity::Trust;
 use crate::instances::Instance;
 use crate::listener::Listener;
 use crate::metrics::Metrics;
-use crate::pki::{Anchors, CrlSet, Revocation, UnixTime, Usage};
+use crate::pki::{UnixTime, Usage};
 use crate::proxy::{self, Proxy};
+use crate::revocation::Refresher;
 use crate::tasks::Tasks;
 use crate::tls::{Port, ServerTls, VerifyFn};
 use crate::tunnel::{self, Budget, Hello, Random, Registry};
@@ -69,6 +71,7 @@ struct Core {
     listener: Listener,
     clients: Trust,
     connection_points: Trust,
+    refresher: Refresher,
     proxy: Proxy,
     registry: Registry,
     metrics: Metrics,
@@ -139,6 +142,7 @@ impl Gateway {
             warn!("the drain's deadline has passed: what is left is ended");
         }
         core.drain.force();
+        core.refresher.stop();
         for tasks in [&core.connections, &core.loops] {
             if timeout(AFTERMATH, tasks.join()).await.is_err() {
                 tasks.abort();
@@ -172,8 +176,9 @@ impl Core {
         metrics: Metrics,
     ) -> Result<Self, Vec<String>> {
         let built = Built::build(&definition, &metrics)?;
-        let crls = CrlSet::new(definition.crls.iter().cloned(), UnixTime::now());
-        let revocation = Revocation::new(definition.revocation.clone(), Arc::new(crls));
+        let loops = Tasks::new();
+        let refresher = Refresher::new(settings.revocation, metrics.clone(), loops.clone());
+        let revocation = revocation::begin(&refresher, &definition, &built.clients);
         let clients = Trust::with_settings(
             built.clients,
             revocation,
@@ -226,7 +231,8 @@ impl Core {
             metrics,
             drain,
             connections,
-            loops: Tasks::new(),
+            refresher,
+            loops,
         })
     }
 
@@ -234,6 +240,7 @@ impl Core {
     fn serve(self: &Arc<Self>, sockets: Sockets, addresses: &Addresses) {
         let reception = Reception {
             clients: self.clients.clone(),
+            refresher: self.refresher.clone(),
             connection_points: self.connection_points.clone(),
             proxy: self.proxy.clone(),
             registry: self.registry.clone(),
@@ -278,6 +285,12 @@ impl Core {
             self.loops.spawn(serving);
         }
         self.loops.spawn(Arc::clone(self).recheck());
+        let core = Arc::downgrade(self);
+        self.refresher.start(Box::new(move || {
+            if let Some(core) = core.upgrade() {
+                core.apply_fetched();
+            }
+        }));
     }
 
     /// Closes connections whose chains have ended, until the drain is over.
@@ -323,27 +336,6 @@ impl Core {
         tell_notes(&definition, &self.metrics);
         *current = definition;
         Ok(())
-    }
-
-    /// Puts the clients' CAs, the policy and the CRLs in force, as one where more than the CRLs changed.
-    fn apply_trust(&self, anchors: Anchors, next: &Definition, current: &Definition) {
-        let crls = Arc::new(CrlSet::new(next.crls.iter().cloned(), UnixTime::now()));
-        let of = |definition: &Definition| {
-            let (anchors, intermediates) = (&definition.anchors, &definition.intermediates);
-            (
-                anchors.clone(),
-                intermediates.clone(),
-                definition.revocation.clone(),
-            )
-        };
-        if of(next) == of(current) {
-            self.clients.replace_crls(crls);
-        } else {
-            let revocation = self.clients.revocation().with_crls(crls);
-            let policy = next.revocation.clone();
-            self.clients
-                .replace_all(anchors, revocation.with_policy(policy));
-        }
     }
 
     fn definition(&self) -> Arc<Definition> {

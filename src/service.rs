@@ -96,6 +96,7 @@ fn read(root: &Reader<'_>, files: &mut Files, now: UnixTime) -> Definition {
         intermediates: trust.intermediates,
         limits: trust.limits,
         revocation: trust.revocation,
+        fetching: trust.fetching,
         crls: trust.crls,
         notes: trust.notes,
     }

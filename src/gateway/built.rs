@@ -117,12 +117,6 @@ pub(super) fn tell_notes(definition: &Definition, metrics: &Metrics) {
         warn!("{note}");
     }
     for crl in &definition.crls {
-        info!(
-            issuer = crl.issuer(),
-            number = crl.number(),
-            entries = crl.entries(),
-            next_update = crl.next_update().as_secs(),
-            "a CRL is in force"
-        );
+        info!(entries = crl.entries(), "a file brings {}", crl.title());
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Addresses, Core};
-use crate::pki::{Revocation, UnixTime};
+use crate::pki::UnixTime;
 use crate::role::RoleId;
 use crate::tunnel::TunnelView;
 
@@ -24,7 +24,7 @@ pub(super) fn of(core: &Core, addresses: &Addresses) -> Value {
         "trust": {
             "generation": core.clients.generation(),
             "live": core.clients.live(),
-            "revocation": revocation(&core.clients.revocation()),
+            "revocation": revocation(core),
         },
         "roles": definition.roles.iter().map(|role| json!({
             "id": role.id,
@@ -47,7 +47,8 @@ fn tunnel(view: &TunnelView) -> Value {
     })
 }
 
-fn revocation(revocation: &Revocation) -> Value {
+fn revocation(core: &Core) -> Value {
+    let revocation = core.clients.revocation();
     let now = UnixTime::now().as_secs();
     let crls = revocation.crls().iter().map(|crl| {
         json!({
@@ -63,5 +64,6 @@ fn revocation(revocation: &Revocation) -> Value {
     json!({
         "checked": revocation.policy().check,
         "crls": crls.collect::<Vec<_>>(),
+        "fetched": core.refresher.view(),
     })
 }

@@ -172,7 +172,7 @@ impl Trust {
     ///
     /// A connection whose chain does not verify is admitted too, as one without identity; only verified ones are ever
     /// closed.
-    pub fn admit(&self, presented: Vec<CertificateDer<'static>>) -> Live {
+    pub fn admit(&self, presented: &[CertificateDer<'_>]) -> Live {
         let index = &self.index;
         if presented.is_empty() {
             index.count_outcome(Verification::Missing);
@@ -184,7 +184,7 @@ impl Trust {
         let live = Live::indexed(Arc::clone(index), id, Arc::clone(&entry));
         loop {
             let generation = index.current.load_full();
-            let found = generation.verify(&presented, UnixTime::now());
+            let found = generation.verify(presented, UnixTime::now());
             index.count(&found);
             match found {
                 Ok((verified, _)) => index.note(id, &entry, verified),

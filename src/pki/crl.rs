@@ -8,6 +8,8 @@ mod error;
 mod parse;
 mod set;
 
+use std::fmt;
+
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 use sha2::{Digest, Sha256};
@@ -39,6 +41,12 @@ impl IssuerKey {
     /// The first eight bytes in hexadecimal: enough to tell the keys of one name apart.
     pub fn short(&self) -> String {
         hex(&self.0[..8])
+    }
+}
+
+impl fmt::Display for IssuerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
     }
 }
 
@@ -147,6 +155,11 @@ impl Crl {
     /// Whether it takes the place of another of the same issuer and scope.
     pub fn is_newer_than(&self, other: &Self) -> bool {
         (self.number, self.this_update) > (other.number, other.this_update)
+    }
+
+    /// Whether both speak of the same certificates of the same issuer.
+    pub fn is_of_scope(&self, other: &Self) -> bool {
+        self.issuer_key == other.issuer_key && self.scope == other.scope
     }
 
     /// What to call it in a message.

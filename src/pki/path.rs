@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::fault::{Seen, explain, weakness};
-use super::{Certificate, CertificateFault, Issued, Revocation};
+use super::{Certificate, CertificateFault, Issued, IssuerKey, Revocation, Wanted, link};
 use crate::reason::Reason;
 use crate::settings::Reader;
 use pool::pool;
@@ -268,6 +268,24 @@ impl Anchors {
     /// The trust anchors.
     pub(super) fn authorities(&self) -> &[Authority] {
         &self.anchors
+    }
+
+    /// The CRLs that speak of the configured intermediates, as far as they name one and their issuer is configured.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let wanted = |child: &Authority| {
+            let named = self.anchors.iter().chain(&self.intermediates);
+            let mut signers = named.filter(|ca| {
+                ca.facts.subject_der == child.facts.issuer_der
+                    && link::is_signed_by(&child.der, &ca.der)
+            });
+            let issuer = signers.next()?;
+            Some(Wanted {
+                issuer_key: IssuerKey::of(&issuer.facts),
+                issuer: issuer.der.clone(),
+                urls: child.facts.crl_points.clone(),
+            })
+        };
+        self.intermediates.iter().filter_map(wanted).collect()
     }
 
     /// The certificates of the set with the use they are put to (`trust-anchor` or `intermediate`), for lists of what

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::files::Files;
 use crate::pki::{self, Anchors, CertificateDer, Crl, CrlError, Limits, Policy};
+use crate::revocation;
 use crate::settings::Reader;
 
 /// The CAs of the clients.
@@ -16,6 +17,7 @@ pub(super) struct Trust {
     /// The set that both make; nothing after a fault.
     pub(super) built: Option<Anchors>,
     pub(super) revocation: Policy,
+    pub(super) fetching: revocation::Settings,
     pub(super) crls: Vec<Arc<Crl>>,
     /// Which CRLs were passed over, and why.
     pub(super) notes: Vec<String>,
@@ -31,6 +33,7 @@ pub(super) fn read(reader: &Reader<'_>, files: &mut Files) -> Trust {
     let (intermediates, intermediates_whole) = certificates(reader, "intermediates", files);
     let revocation = reader.table("revocation");
     let policy = Policy::read(&revocation);
+    let fetching = revocation::Settings::read(&revocation, policy.check);
     let (crls, notes) = match anchors_whole && intermediates_whole {
         true => read_crls(&revocation, &anchors, &intermediates, files),
         false => (drop_crls(&revocation), Vec::new()),
@@ -58,6 +61,7 @@ pub(super) fn read(reader: &Reader<'_>, files: &mut Files) -> Trust {
         limits,
         built,
         revocation: policy,
+        fetching,
         crls,
         notes,
     }

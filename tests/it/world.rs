@@ -47,6 +47,7 @@ pub struct Plan {
     gateway_extra: String,
     service_extra: String,
     connection_point_extra: String,
+    revocation_extra: String,
     tunnels: usize,
 }
 
@@ -97,6 +98,7 @@ impl Plan {
             gateway_extra: String::new(),
             service_extra: String::new(),
             connection_point_extra: String::new(),
+            revocation_extra: String::new(),
             tunnels: 2,
         }
     }
@@ -147,6 +149,12 @@ impl Plan {
     /// Adds lines to the end of `service.toml`.
     pub fn service(mut self, lines: &str) -> Self {
         self.service_extra.push_str(lines);
+        self
+    }
+
+    /// Adds lines to the `[trust.revocation]` table of `service.toml`.
+    pub fn revocation(mut self, lines: &str) -> Self {
+        self.revocation_extra.push_str(lines);
         self
     }
 
@@ -215,11 +223,11 @@ impl Plan {
             "name = \"{HOST}\"\n\
              [[certificate]]\nfile = \"../pki/server.pfx\"\npassword-file = \"../pki/server.password\"\n\
              [trust]\nanchors = [\"../pki/root.pem\"]\nintermediates = [\"../pki/intermediate.pem\"]\n\
-             [trust.revocation]\ncrls = [\"../pki/root.crl\", \"../pki/intermediate.crl\"]\n\
+             [trust.revocation]\ncrls = [\"../pki/root.crl\", \"../pki/intermediate.crl\"]\n{}\
              [connection-points]\nca = [\"../pki/connection-point-ca.pem\"]\n{listed}\
              [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nroot-host = \"{ROOT_HOST}\"\nconnection-points = [{names}]\n\
              [[role]]\nid = \"{SOFTWARE_UPDATE_POINT}\"\nkind = \"software-update-point\"\nconnection-points = [{names}]\n{}",
-            self.service_extra
+            self.revocation_extra, self.service_extra
         );
         fs::create_dir_all(dir.join("service")).unwrap();
         fs::write(dir.join("service/service.toml"), text).unwrap();
@@ -557,15 +565,17 @@ impl Pki {
         fs::rename(new, self.file(name)).unwrap();
     }
 
+    /// The serial number of the certificate in `NAME.pem`.
+    pub fn serial(&self, name: &str) -> String {
+        let file = fs::read(self.file(&format!("{name}.pem"))).unwrap();
+        let chain = opencmg::pki::read_certificates(&file).unwrap();
+        Certificate::parse(&chain[0]).unwrap().serial
+    }
+
     /// Writes `NAME.crl`: an authority's CRL of a number, in force for a week, with the certificates of these files.
     pub fn revoke(&self, authority: &Authority, name: &str, number: u64, revoked: &[&str]) {
-        let serial = |name: &&str| {
-            let file = fs::read(self.file(&format!("{name}.pem"))).unwrap();
-            let chain = opencmg::pki::read_certificates(&file).unwrap();
-            Certificate::parse(&chain[0]).unwrap().serial
-        };
         let list = RevocationList {
-            revoked: revoked.iter().map(serial).collect(),
+            revoked: revoked.iter().map(|name| self.serial(name)).collect(),
             ..RevocationList::empty(number, Validity::days(now(), 7))
         };
         let crl = authority.revoke(&list).unwrap();

@@ -52,10 +52,10 @@ async fn fault_of(live: &mut Live) -> Option<CertificateFault> {
 async fn a_new_generation_closes_exactly_the_connections_that_no_longer_verify() {
     let (a, b) = (root("A"), root("B"));
     let (trust, metrics) = trust(anchors(&[&a, &b], &[]));
-    let mut of_a = trust.admit(client(&a, 10));
-    let mut of_b = trust.admit(client(&b, 10));
-    let mut of_nobody = trust.admit(client(&root("C"), 10));
-    let mut without = trust.admit(Vec::new());
+    let mut of_a = trust.admit(&client(&a, 10));
+    let mut of_b = trust.admit(&client(&b, 10));
+    let mut of_nobody = trust.admit(&client(&root("C"), 10));
+    let mut without = trust.admit(&[]);
     assert_eq!(trust.live(), 2);
     assert_eq!(of_a.identity().unwrap().name, "pc-1.test");
     assert!(matches!(
@@ -92,7 +92,7 @@ async fn a_new_generation_closes_exactly_the_connections_that_no_longer_verify()
 async fn a_waiting_connection_is_woken_when_it_must_close() {
     let a = root("A");
     let (trust, _) = trust(anchors(&[&a], &[]));
-    let mut live = trust.admit(client(&a, 10));
+    let mut live = trust.admit(&client(&a, 10));
     let waiting = async { live.closed().await };
     let replacing = async { trust.replace(anchors(&[&root("B")], &[])) };
     let (fault, _) = tokio::join!(waiting, replacing);
@@ -118,7 +118,7 @@ async fn a_connection_lives_on_if_another_path_is_found() {
         .unwrap();
     let (trust, _) = trust(anchors(&[&a], &[&under_a]));
     let leaf_only = client(&under_a, 10)[..1].to_vec();
-    let mut live = trust.admit(leaf_only);
+    let mut live = trust.admit(&leaf_only);
     trust.replace(anchors(&[&b], &[&under_b]));
     assert_eq!(fault_of(&mut live).await, None);
     assert!(live.identity().is_some());
@@ -130,8 +130,8 @@ async fn a_connection_lives_on_if_another_path_is_found() {
 async fn a_chain_that_ends_closes_its_connection_when_the_time_comes() {
     let a = root("A");
     let (trust, _) = trust(anchors(&[&a], &[]));
-    let mut short = trust.admit(client(&a, 1));
-    let mut long = trust.admit(client(&a, 10));
+    let mut short = trust.admit(&client(&a, 1));
+    let mut long = trust.admit(&client(&a, 10));
     trust.recheck_expired(UnixTime::now());
     assert_eq!(fault_of(&mut short).await, None);
     trust.recheck_expired(later(2));
@@ -182,7 +182,7 @@ fn no_connection_slips_through_a_swap_during_its_admission() {
             let mut admitted = Vec::new();
             start.wait();
             while !swapped.load(Ordering::SeqCst) {
-                admitted.push((trust.admit(of_a.clone()), trust.admit(of_b.clone())));
+                admitted.push((trust.admit(&of_a), trust.admit(&of_b)));
             }
             admitted
         };
@@ -248,8 +248,8 @@ async fn other_crls_close_exactly_who_is_on_them_and_look_at_nobody_elses() {
         vec![crl(&a, 1, &[]), crl(&b, 1, &[])],
     );
     let [revoked, of_a, of_b] = [client(&a, 10), client(&a, 10), client(&b, 10)];
-    let many: Vec<_> = (0..UNAFFECTED).map(|_| trust.admit(of_b.clone())).collect();
-    let mut live = [trust.admit(revoked.clone()), trust.admit(of_a)];
+    let many: Vec<_> = (0..UNAFFECTED).map(|_| trust.admit(&of_b)).collect();
+    let mut live = [trust.admit(&revoked), trust.admit(&of_a)];
     let verdict = |live: &Live| match &live.0 {
         Watch::Indexed { entry, .. } => entry.verified().unwrap(),
         Watch::Fixed(_) => panic!("not verified"),
@@ -305,7 +305,7 @@ async fn other_crls_close_exactly_who_is_on_them_and_look_at_nobody_elses() {
 async fn a_crl_that_passes_its_grace_closes_whom_it_speaks_of() {
     let a = root("A");
     let (trust, _) = revoking(anchors(&[&a], &[]), vec![crl(&a, 1, &[])]);
-    let mut live = trust.admit(client(&a, 50));
+    let mut live = trust.admit(&client(&a, 50));
     trust.recheck_expired(later(8));
     assert_eq!(
         fault_of(&mut live).await,
@@ -330,7 +330,7 @@ fn no_revoked_client_slips_through_a_change_of_crls_during_its_admission() {
             let mut admitted = Vec::new();
             start.wait();
             while !swapped.load(Ordering::SeqCst) {
-                admitted.push((trust.admit(revoked.clone()), trust.admit(good.clone())));
+                admitted.push((trust.admit(&revoked), trust.admit(&good)));
             }
             admitted
         };

@@ -20,6 +20,7 @@ use opencmg::pki::issue::{
 };
 use opencmg::pki::{self, KeyPair};
 use opencmg::proxy;
+use opencmg::revocation;
 use opencmg::role::{Endpoint, Health, Kind, PublishedRole, RoleId, Scheme, endpoints_of};
 use opencmg::routing::RoleSettings;
 use opencmg::tasks::Tasks;
@@ -273,6 +274,7 @@ impl Pki {
             limits: pki::Limits::default(),
             revocation: pki::Policy::default(),
             crls: [&self.root, &self.intermediate].map(crl).to_vec(),
+            fetching: revocation::Settings::default(),
             notes: Vec::new(),
             connection_point_ca: vec![self.connection_points.certificate().clone()],
             connection_points: vec!["cp-1".to_owned()],
