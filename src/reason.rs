@@ -70,6 +70,9 @@ reasons! {
     CertificateUnknownIssuer = "certificate-unknown-issuer", Client, "No path leads from the client's certificate to a trust anchor.";
     CertificateWrongUsage = "certificate-wrong-usage", Client, "The client's certificate is not meant for client authentication.";
     CertificateInvalid = "certificate-invalid", Client, "A certificate of the client's chain breaks a rule of its issuer or of X.509.";
+    CertificateRevoked = "certificate-revoked", Client, "A certificate of the client's chain was revoked.";
+    RevocationUnknown = "revocation-unknown", Gateway, "No CRL is at hand that says whether a certificate of the client's chain was revoked.";
+    CrlStale = "crl-stale", Gateway, "The CRL that speaks of a certificate of the client's chain is too old to be believed.";
     HandshakeFailed = "handshake-failed", Client, "The TLS handshake failed.";
     HandshakeTimeout = "handshake-timeout", Client, "The TLS handshake did not finish in time.";
     UnknownServerName = "unknown-server-name", Client, "The TLS handshake named a server that is not served here.";

@@ -9,4 +9,4 @@ mod headers;
 mod limits;
 mod raw;
 mod refusals;
-mod rig;
+pub mod rig;
