@@ -73,7 +73,7 @@ pub(super) fn clean(
     head: &mut response::Parts,
     place: &Place<'_>,
 ) -> Result<Option<Reason>, Refusal> {
-    headers::strip_response(&mut head.headers);
+    headers::strip_backend(&mut head.headers);
     map_location(head, place)?;
     for name in URLS {
         map_url(&mut head.headers, &name, place);

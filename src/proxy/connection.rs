@@ -94,7 +94,7 @@ impl Proxy {
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
+        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout, http2));
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
