@@ -234,7 +234,7 @@ impl<IO: AsyncWrite + Unpin> Stream<IO> {
                 Poll::Ready(Ok(_)) => {
                     return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into())));
                 }
-                other => return Some(other),
+                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return Some(other),
             }
         }
     }

@@ -4,75 +4,24 @@ use super::talk::{Log, talk};
 use crate::client::{empty, get};
 use crate::gateway::rig::{HOST, Plan, ROOT_HOST, mutual};
 
-#[tokio::test]
-async fn a_target_has_one_form_one_host_and_no_fragment() {
+/// A request line, its Host, and the status and phrase of the one answer.
+type Case<'c> = (String, &'c str, (u16, &'c str));
+
+const OK: (u16, &str) = (200, "OK");
+const BAD_PATH: (u16, &str) = (400, "CMGService_BadPath");
+const BAD_HOST: (u16, &str) = (400, "CMGService_BadHost");
+const BAD_REQUEST: (u16, &str) = (400, "CMGService_BadRequest");
+const MISDIRECTED: (u16, &str) = (421, "CMGService_Misdirected");
+const CONNECT: (u16, &str) = (405, "CMGService_ConnectRefused");
+
+async fn all(cases: &[Case<'_>]) {
     let log = Log::default();
     let mut plan = Plan::new();
     plan.handler = log.handler();
     let rig = plan.start().await;
     let client = rig.client();
-    let path = mutual("SMS_MP/x");
-    let bad_path = (400, "CMGService_BadPath");
-    let bad_host = (400, "CMGService_BadHost");
-    let bad_request = (400, "CMGService_BadRequest");
-    let misdirected = (421, "CMGService_Misdirected");
-    let connect = (405, "CMGService_ConnectRefused");
-    let ok = (200, "OK");
     let mut wrong = Vec::new();
-    for (line, host, wanted) in [
-        (format!("GET {path}?a=1&b=%2f..%zz"), HOST, ok),
-        (format!("GET https://{HOST}{path}"), HOST, ok),
-        (format!("GET HTTPS://{HOST}{path}"), HOST, ok),
-        (format!("GET {path}"), "GW.openCMG.TEST.", ok),
-        (format!("GET {path}"), "gw.opencmg.test:443", ok),
-        (format!("GET {path}"), "gw.opencmg.test:8443", ok),
-        (format!("GET {path}#f"), HOST, bad_path),
-        (format!("GET {path}?a#f"), HOST, bad_path),
-        (format!("GET {path}#"), HOST, bad_path),
-        (format!("GET https://{HOST}{path}#f"), HOST, bad_path),
-        (format!("GET {path}%zz"), HOST, bad_path),
-        (format!("GET {path}/100%"), HOST, bad_path),
-        (format!("GET {path}/%2e%2E/y"), HOST, bad_path),
-        (format!("GET {path}\\y"), HOST, bad_path),
-        (format!("GET {path}/\u{e4}"), HOST, bad_path),
-        ("GET *".to_owned(), HOST, bad_path),
-        ("OPTIONS *".to_owned(), HOST, bad_path),
-        (format!("GET /{path}"), HOST, bad_path),
-        (format!("GET {HOST}:443"), HOST, bad_path),
-        (
-            format!("GET https://{HOST}"),
-            HOST,
-            (404, "CMGService_UnknownEndpoint"),
-        ),
-        (format!("GET {}", &path[1..]), HOST, bad_request),
-        (format!("GET http://{HOST}{path}"), HOST, misdirected),
-        (format!("GET ftp://{HOST}{path}"), HOST, misdirected),
-        (
-            format!("GET https://{ROOT_HOST}{path}"),
-            ROOT_HOST,
-            misdirected,
-        ),
-        (format!("GET https://{ROOT_HOST}{path}"), HOST, bad_host),
-        (format!("GET https://u@{HOST}{path}"), HOST, bad_host),
-        (format!("GET https://{HOST}:{path}"), HOST, bad_host),
-        (format!("GET https://{path}"), HOST, bad_request),
-        (format!("GET {path}"), ROOT_HOST, misdirected),
-        (format!("GET {path}"), "192.0.2.1", misdirected),
-        (format!("GET {path}"), "", bad_host),
-        (format!("GET {path}"), "gw.opencmg.test:", bad_host),
-        (format!("GET {path}"), "gw.opencmg.test:x", bad_host),
-        (
-            format!("GET {path}"),
-            "gw.opencmg.test, gw.opencmg.test",
-            bad_host,
-        ),
-        (format!("GET {path}"), "u@gw.opencmg.test", bad_host),
-        (format!("GET {path}"), "https://gw.opencmg.test", bad_host),
-        (format!("GET {path}"), "gw.opencmg.test/x", bad_host),
-        (format!("GET {path}"), "gw.opencmg.test\\x", bad_host),
-        (format!("CONNECT {HOST}:443"), HOST, connect),
-        (format!("CONNECT {path}"), HOST, connect),
-    ] {
+    for (line, host, wanted) in cases {
         let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         let said = talk(&client, head.as_bytes()).await;
         let found: Vec<_> = said
@@ -80,12 +29,80 @@ async fn a_target_has_one_form_one_host_and_no_fragment() {
             .map(|said| (said.status, said.phrase.as_str()))
             .collect();
         let forwarded = log.take();
-        if found != [wanted] || forwarded.len() != usize::from(wanted == ok) {
+        if found != [*wanted] || forwarded.len() != usize::from(*wanted == OK) {
             wrong.push(format!("{line} ({host}): {said:?}, {forwarded:?}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_target_has_one_form_and_no_fragment() {
+    let path = mutual("SMS_MP/x");
+    all(&[
+        (format!("GET {path}?a=1&b=%2f..%zz"), HOST, OK),
+        (format!("GET https://{HOST}{path}"), HOST, OK),
+        (format!("GET HTTPS://{HOST}{path}"), HOST, OK),
+        (format!("GET {path}"), "GW.openCMG.TEST.", OK),
+        (format!("GET {path}"), "gw.opencmg.test:443", OK),
+        (format!("GET {path}"), "gw.opencmg.test:8443", OK),
+        (format!("GET {path}#f"), HOST, BAD_PATH),
+        (format!("GET {path}?a#f"), HOST, BAD_PATH),
+        (format!("GET {path}#"), HOST, BAD_PATH),
+        (format!("GET https://{HOST}{path}#f"), HOST, BAD_PATH),
+        (format!("GET {path}%zz"), HOST, BAD_PATH),
+        (format!("GET {path}/100%"), HOST, BAD_PATH),
+        (format!("GET {path}/%2e%2E/y"), HOST, BAD_PATH),
+        (format!("GET {path}\\y"), HOST, BAD_PATH),
+        (format!("GET {path}/\u{e4}"), HOST, BAD_PATH),
+        ("GET *".to_owned(), HOST, BAD_PATH),
+        ("OPTIONS *".to_owned(), HOST, BAD_PATH),
+        (format!("GET /{path}"), HOST, BAD_PATH),
+        (format!("GET {HOST}:443"), HOST, BAD_PATH),
+        (
+            format!("GET https://{HOST}"),
+            HOST,
+            (404, "CMGService_UnknownEndpoint"),
+        ),
+        (format!("GET {}", &path[1..]), HOST, BAD_REQUEST),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_is_for_the_one_host_and_scheme_of_its_connection() {
+    let path = mutual("SMS_MP/x");
+    all(&[
+        (format!("GET http://{HOST}{path}"), HOST, MISDIRECTED),
+        (format!("GET ftp://{HOST}{path}"), HOST, MISDIRECTED),
+        (
+            format!("GET https://{ROOT_HOST}{path}"),
+            ROOT_HOST,
+            MISDIRECTED,
+        ),
+        (format!("GET https://{ROOT_HOST}{path}"), HOST, BAD_HOST),
+        (format!("GET https://u@{HOST}{path}"), HOST, BAD_HOST),
+        (format!("GET https://{HOST}:{path}"), HOST, BAD_HOST),
+        (format!("GET https://{path}"), HOST, BAD_REQUEST),
+        (format!("GET {path}"), ROOT_HOST, MISDIRECTED),
+        (format!("GET {path}"), "192.0.2.1", MISDIRECTED),
+        (format!("GET {path}"), "", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:x", BAD_HOST),
+        (
+            format!("GET {path}"),
+            "gw.opencmg.test, gw.opencmg.test",
+            BAD_HOST,
+        ),
+        (format!("GET {path}"), "u@gw.opencmg.test", BAD_HOST),
+        (format!("GET {path}"), "https://gw.opencmg.test", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test/x", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test\\x", BAD_HOST),
+        (format!("CONNECT {HOST}:443"), HOST, CONNECT),
+        (format!("CONNECT {path}"), HOST, CONNECT),
+    ])
+    .await;
 }
 
 #[tokio::test]
