@@ -14,6 +14,7 @@ mod request;
 mod settings;
 mod stream;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

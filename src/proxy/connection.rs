@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -18,6 +18,7 @@ use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
 use crate::message::headers::{self, ClientCertFields};
@@ -58,9 +59,22 @@ pub(super) struct Peer {
     pub(super) activity: Arc<Activity>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
+    /// What goes on when the connection is one of HTTP no more.
+    relay: Mutex<Option<Relay>>,
 }
 
 impl Peer {
+    /// Leaves what is to go on when the connection has become one of bytes.
+    pub(super) fn leave(&self, relay: Relay) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// What was left, if anything was.
+    pub(super) fn take_relay(&self) -> Option<Relay> {
+        let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.take()
+    }
+
     /// The client, if its certificate was verified.
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.certificate {
@@ -84,6 +98,7 @@ impl Proxy {
         let peer = Arc::new(Peer {
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
+            relay: Mutex::new(None),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
@@ -114,7 +129,7 @@ impl Proxy {
             })))
         } else {
             let server = http1_server(&self.0.settings);
-            let connection = server.serve_connection(stream, service);
+            let connection = server.serve_connection(stream, service).with_upgrades();
             Box::pin(driver.drive(Box::pin(connection)))
         }
     }
@@ -199,9 +214,15 @@ mod tests {
         let drive = size(|(driver, connection)| {
             let server = http1::Builder::new();
             let none = server.serve_connection::<Io, _>(connection, service_fn(service));
+            let none = none.with_upgrades();
             Driver::drive(driver, Box::pin(none))
         });
-        let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
+        let http1 = size(|io: Io| {
+            let server = http1::Builder::new();
+            server
+                .serve_connection(io, service_fn(service))
+                .with_upgrades()
+        });
         let http2 = size(|io: Io| {
             let inbox = Inbox::default();
             let server = http2::Builder::new(inbox.clone());

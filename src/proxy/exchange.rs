@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
@@ -138,7 +138,7 @@ impl Exchange {
             if let Some(phrase) = phrase {
                 head.extensions.insert(phrase);
             }
-            if last {
+            if last && head.status != StatusCode::SWITCHING_PROTOCOLS {
                 head.headers
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ALLOW, EXPECT, MAX_FORWARDS, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Scheme as UriScheme;
@@ -20,8 +21,9 @@ use super::authorise::{Credentials, authorise};
 use super::authority::Addressed;
 use super::connection::Peer;
 use super::exchange::{Answer, Exchange, Payload};
+use super::websocket::Opening;
 use super::{Shared, authority, metadata};
-use crate::message::body::Guarded;
+use crate::message::body::{BodyError, Guarded};
 use crate::message::headers::Passing;
 use crate::message::refusal::Refusal;
 use crate::message::{headers, path};
@@ -91,6 +93,10 @@ async fn forward(
         return Ok(options(&published));
     }
     check_rate(&published, way, peer)?;
+    let opening = match published.endpoint.websocket {
+        true => Opening::take(&mut head, exchange.has_body)?,
+        false => None,
+    };
 
     // What: the body within its limit, the header fields cleaned and ours set.
     check_length(&published, &body)?;
@@ -101,6 +107,10 @@ async fn forward(
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, addressed, mark)?;
     exchange.trailers = head.headers.contains_key(TE);
+
+    if let Some(opening) = opening {
+        return opening.open(shared, peer, need, head, published).await;
+    }
 
     // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
     let sent = send(shared, need, Request::from_parts(head, body)).await;
@@ -328,11 +338,16 @@ fn rewrite(
     Ok(())
 }
 
-async fn send(
+/// Sends a request into a tunnel; what may wait without end is told to come again when the instance drains.
+pub(super) async fn send<B>(
     shared: &Shared,
     need: Need,
-    request: Request<Guarded<Incoming>>,
-) -> Result<Response<tunnel::Body>, Refusal> {
+    request: Request<B>,
+) -> Result<Response<tunnel::Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
     let mut draining = shared.draining.clone();
     let sent = tokio::select! {
         biased;
@@ -353,7 +368,8 @@ async fn send(
     })
 }
 
-fn receive(
+/// The answer of a tunnel as the client is to see it.
+pub(super) fn receive(
     response: Response<tunnel::Body>,
     published: &Published,
     peer: &Peer,

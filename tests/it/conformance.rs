@@ -8,3 +8,4 @@ mod heads;
 mod semantics;
 mod talk;
 mod targets;
+mod websocket;
