@@ -20,9 +20,8 @@ const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Whether a request over HTTP/1.1 asks for a WebSocket and nothing else.
 pub fn is_asked_for(headers: &HeaderMap) -> bool {
     let mut upgrades = headers.get_all(UPGRADE).iter();
-    let only = match (upgrades.next(), upgrades.next()) {
-        (Some(only), None) => only,
-        _ => return false,
+    let (Some(only), None) = (upgrades.next(), upgrades.next()) else {
+        return false;
     };
     let is_token = |token: &str| token.trim().eq_ignore_ascii_case("upgrade");
     let mut connection = headers.get_all(CONNECTION).iter();
