@@ -15,6 +15,7 @@ mod settings;
 mod sleeper;
 mod stream;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

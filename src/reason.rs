@@ -51,8 +51,8 @@ macro_rules! reasons {
 reasons! {
     BadRequest = "bad-request", Client, "The request is not well-formed HTTP.";
     BadHost = "bad-host", Client, "The Host field is missing, repeated or not a host name.";
-    BadPath = "bad-path", Client, "The path holds a dot segment, a backslash, an encoded separator or a control byte.";
-    Misdirected = "misdirected", Client, "The Host field names another server than the TLS handshake did.";
+    BadPath = "bad-path", Client, "The target holds a dot segment, a backslash, an encoded separator, a control byte, a broken encoding or a fragment.";
+    Misdirected = "misdirected", Client, "The request names another server than the TLS handshake did, or another scheme than https.";
     UnknownEndpoint = "unknown-endpoint", Client, "No published endpoint has this path.";
     MethodNotAllowed = "method-not-allowed", Client, "The endpoint does not take this method.";
     BodyTooLarge = "body-too-large", Client, "The request body is larger than the endpoint's limit.";

@@ -1,12 +1,13 @@
 //! What happens on one client connection, as its driver and its requests see it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::message::body::Meter;
 use crate::reason::Reason;
 
 /// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
@@ -29,6 +30,10 @@ pub(super) struct Activity {
     sent: AtomicU64,
     waits_to_send: AtomicBool,
     unread: AtomicBool,
+    /// Whether the last request has a body, and how to look at it once it is read. HTTP/1.1 only.
+    has_body: AtomicBool,
+    upload: Mutex<Option<Meter>>,
+    fragment: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
     ended: OnceLock<Reason>,
@@ -47,18 +52,24 @@ impl Activity {
             sent: AtomicU64::new(0),
             waits_to_send: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            upload: Mutex::new(None),
+            fragment: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
             ended: OnceLock::new(),
         }
     }
 
-    /// Notes bytes from the client.
-    pub(super) fn received(&self, bytes: usize) {
+    /// Notes bytes from the client; returns whether they begin a request head.
+    pub(super) fn received(&self, bytes: usize) -> bool {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0 {
+        let begins = bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0;
+        if begins {
             self.head_ms.store(self.now_ms() + 1, Ordering::Relaxed);
         }
+        // What is left of an answered request's body is no head.
+        begins && !self.is_unread()
     }
 
     /// Notes bytes to the client.
@@ -88,16 +99,47 @@ impl Activity {
         self.idle_for().filter(|_| !busy)
     }
 
-    /// Notes the begin of a request, whose head has arrived.
-    pub(super) fn begin(&self) {
+    /// Notes the begin of a request, whose head has arrived, and whether a body comes after it.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_ms.store(0, Ordering::Relaxed);
     }
 
     /// Notes the end of a request.
     pub(super) fn end(&self) {
+        if self.has_body.load(Ordering::Relaxed) {
+            *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         self.touch();
         self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes how to look at the body of the one request that is under way.
+    pub(super) fn watch_upload(&self, meter: Meter) {
+        *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = Some(meter);
+    }
+
+    /// Whether a request is under way that was read to its end: the client has nothing to say but to wait.
+    pub(super) fn is_waited_for(&self) -> bool {
+        if self.is_idle() {
+            return false;
+        }
+        if !self.has_body.load(Ordering::Relaxed) {
+            return true;
+        }
+        let upload = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
+        upload.as_ref().is_some_and(Meter::is_ended)
+    }
+
+    /// Notes a fragment in a request line.
+    pub(super) fn note_fragment(&self) {
+        self.fragment.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request line that was read last had a fragment; forgets it.
+    pub(super) fn take_fragment(&self) -> bool {
+        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
     }
 
     /// Notes whether the last request was answered before its body was read to the end.
@@ -237,7 +279,7 @@ mod tests {
         activity.received(1);
         assert_eq!(activity.head_for(), Some(second));
 
-        activity.begin();
+        activity.begin(false);
         activity.received(1);
         tokio::time::advance(second).await;
         assert_eq!((activity.idle_for(), activity.head_for()), (None, None));

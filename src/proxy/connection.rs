@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -19,6 +19,7 @@ use super::driver::{Driver, Multiplexed};
 use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
 use crate::message::headers::{self, ClientCertFields};
@@ -59,9 +60,22 @@ pub(super) struct Peer {
     pub(super) activity: Arc<Activity>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
+    /// What goes on when the connection is one of HTTP no more.
+    relay: Mutex<Option<Relay>>,
 }
 
 impl Peer {
+    /// Leaves what is to go on when the connection has become one of bytes.
+    pub(super) fn leave(&self, relay: Relay) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// What was left, if anything was.
+    pub(super) fn take_relay(&self) -> Option<Relay> {
+        let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.take()
+    }
+
     /// The client, if its certificate was verified.
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.certificate {
@@ -85,6 +99,7 @@ impl Proxy {
         let peer = Arc::new(Peer {
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
+            relay: Mutex::new(None),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
@@ -95,7 +110,7 @@ impl Proxy {
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = Stream::new(connection.stream, activity, timeout);
+        let stream = Stream::new(connection.stream, activity, timeout, http2);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -203,7 +218,12 @@ mod tests {
             let sleeper = Sleeper::new(server, connection, service_fn(service));
             Driver::drive(driver, Box::pin(sleeper))
         });
-        let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
+        let http1 = size(|io: Io| {
+            let server = http1::Builder::new();
+            server
+                .serve_connection(io, service_fn(service))
+                .with_upgrades()
+        });
         let http2 = size(|io: Io| {
             let inbox = Inbox::default();
             let server = http2::Builder::new(inbox.clone());

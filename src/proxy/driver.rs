@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::Shared;
 use super::connection::Peer;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use crate::drain::Draining;
 use crate::identity::Live;
 use crate::metrics::ByReason;
@@ -132,9 +133,33 @@ impl Driver {
                     connection.as_mut().wind_up();
                 }
                 Look::End(end) => {
+                    let over = matches!(end, End::Over(Ok(())));
+                    let relay = over.then(|| self.peer.take_relay()).flatten();
+                    let end = match relay {
+                        Some(relay) => Box::pin(self.relay(relay)).await,
+                        None => end,
+                    };
                     self.note(&end);
                     return farewell(&self.shared, &self.peer, &end);
                 }
+            }
+        }
+    }
+
+    /// Goes on with a connection that has become one of bytes. A drain ends it, since nobody knows when it would end by
+    /// itself, and so does its age.
+    async fn relay(&mut self, relay: Relay) -> End {
+        let left = self.max_age.saturating_sub(self.peer.activity.age());
+        tokio::select! {
+            biased;
+            fault = self.live.closed() => End::Distrusted(fault),
+            () = self.draining.draining() => End::Forced,
+            () = sleep(left) => End::Over(Ok(())),
+            result = relay.run() => {
+                if let Err(error) = result {
+                    debug!(remote = %self.peer.remote, %error, "a WebSocket broke");
+                }
+                End::Over(Ok(()))
             }
         }
     }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::driver::WindUp;
 use super::stream::Stream;
 
-type Awake<IO, S> = http1::Connection<TokioIo<Stream<IO>>, S>;
+type Awake<IO, S> = http1::UpgradeableConnection<TokioIo<Stream<IO>>, S>;
 
 /// A connection that is served by `S` whenever it is awake.
 pub(super) struct Sleeper<IO, S>
@@ -43,7 +43,7 @@ where
 
 impl<IO, S> Sleeper<IO, S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming> + Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: Body<Data = Bytes> + 'static,
@@ -51,22 +51,24 @@ where
 {
     /// A connection on `stream`, awake.
     pub(super) fn new(server: http1::Builder, stream: Stream<IO>, service: S) -> Self {
-        let awake = server.serve_connection(TokioIo::new(stream), service);
-        Self {
+        let mut new = Self {
             server,
-            state: State::Awake(Box::new(awake)),
-        }
+            state: State::Over,
+        };
+        new.wake(stream, service);
+        new
     }
 
     fn wake(&mut self, stream: Stream<IO>, service: S) {
-        let awake = self.server.serve_connection(TokioIo::new(stream), service);
+        let io = TokioIo::new(stream);
+        let awake = self.server.serve_connection(io, service).with_upgrades();
         self.state = State::Awake(Box::new(awake));
     }
 }
 
 impl<IO, S> Future for Sleeper<IO, S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming> + Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: Body<Data = Bytes> + 'static,
@@ -97,7 +99,7 @@ where
 
 impl<IO, S> WindUp for Sleeper<IO, S>
 where
-    IO: AsyncRead + AsyncWrite + Unpin + 'static,
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming> + Unpin,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     S::ResBody: Body<Data = Bytes> + 'static,
@@ -116,10 +118,15 @@ where
 
     fn rest(mut self: Pin<&mut Self>) {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
-            State::Awake(connection) => {
-                let parts = connection.into_parts();
-                State::Asleep(parts.io.into_inner(), parts.service)
-            }
+            State::Awake(connection) => match connection.into_parts() {
+                Some(parts) => {
+                    let mut stream = parts.io.into_inner();
+                    stream.put_back(&parts.read_buf);
+                    State::Asleep(stream, parts.service)
+                }
+                // Its stream is another's by now.
+                None => State::Over,
+            },
             state @ (State::Asleep(..) | State::Closing(_) | State::Over) => state,
         };
     }
@@ -152,7 +159,7 @@ mod tests {
     ) {
         let (theirs, ours) = tokio::io::duplex(4096);
         let activity = Arc::new(Activity::new());
-        let stream = Stream::new(ours, activity, Duration::from_secs(9));
+        let stream = Stream::new(ours, activity, Duration::from_secs(9), false);
         let sleeper = Sleeper::new(http1::Builder::new(), stream, service_fn(serve));
         (theirs, sleeper)
     }
@@ -190,6 +197,22 @@ mod tests {
             let found = answers(&mut theirs, &mut connection, asks).await;
             assert_eq!(found.matches("HTTP/1.1 200 OK").count(), asks, "{found}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_a_connection_slept_is_not_lost() {
+        let (mut theirs, mut connection) = open();
+        let (half, rest) = ASK.split_at(9);
+        theirs.write_all(half).await.unwrap();
+        assert!(!poll_once(&mut connection).await);
+        Pin::new(&mut connection).rest();
+        theirs.write_all(rest).await.unwrap();
+        let found = answers(&mut theirs, &mut connection, 0).await;
+        assert_eq!(found, "");
+        assert!(!poll_once(&mut connection).await);
+        let mut found = [0; 15];
+        theirs.read_exact(&mut found).await.unwrap();
+        assert_eq!(&found, b"HTTP/1.1 200 OK");
     }
 
     #[tokio::test]

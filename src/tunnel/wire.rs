@@ -183,6 +183,8 @@ pub(super) fn server(wire: &Wire) -> h2::server::Builder {
         .header_table_size(FIELD_TABLE)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(wire.streams)
+        // RFC 8441: WebSockets.
+        .enable_connect_protocol()
         .max_concurrent_reset_streams(wire.streams as usize)
         // Many clients may leave at once (a load balancer that restarts): that is no attack of the gateway.
         .max_pending_accept_reset_streams(wire.streams as usize)

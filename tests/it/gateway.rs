@@ -7,6 +7,6 @@ mod drain;
 mod early;
 mod headers;
 mod limits;
-mod raw;
+pub mod raw;
 mod refusals;
 pub mod rig;

@@ -17,6 +17,7 @@ mod backend_tls;
 mod client;
 mod commands;
 mod config;
+mod conformance;
 mod connection_point;
 mod faults;
 mod fetched;

@@ -360,6 +360,7 @@ fn roles() -> Vec<RoleSettings> {
         body_limit: 1000,
         long_poll: false,
         sticky: false,
+        websocket: false,
     };
     vec![
         RoleSettings {
