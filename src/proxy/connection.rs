@@ -94,7 +94,8 @@ impl Proxy {
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
+        let stream = Stream::new(connection.stream, activity, timeout).counting_frames(http2);
+        let stream = TokioIo::new(stream);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {

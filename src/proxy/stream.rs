@@ -1,6 +1,4 @@
-//! The stream between TLS and HTTP: bytes are counted and progress is timed here.
-//!
-//! Frames of HTTP/2 pass here whole or in parts on their way to the parser: floods of them can be counted here.
+//! The stream between TLS and HTTP: bytes and frames are counted and progress is timed here.
 
 use std::future::Future;
 use std::io;
@@ -13,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::activity::Activity;
+use super::frames::{Flood, Frames};
 use crate::reason::Reason;
 
 /// How long what a client still sends is thrown away after its last answer.
@@ -29,6 +28,8 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
+    /// The client's frames, over HTTP/2.
+    frames: Option<Frames>,
     send_timeout: Duration,
     waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
@@ -41,10 +42,35 @@ impl<IO> Stream<IO> {
         Self {
             inner,
             activity,
+            frames: None,
             send_timeout,
             waiting: false,
             timer: None,
             linger: None,
+        }
+    }
+
+    /// Counts the client's frames, if it speaks HTTP/2; who sends more than its budget is given up.
+    pub(super) fn counting_frames(mut self, http2: bool) -> Self {
+        self.frames = http2.then(Frames::new);
+        self
+    }
+
+    fn received(&mut self, bytes: &[u8]) -> Result<(), Flood> {
+        let Some(frames) = &mut self.frames else {
+            self.activity.received(bytes.len());
+            return Ok(());
+        };
+        let result = frames.received(bytes);
+        let (in_head, began) = (frames.is_in_head(), frames.take_began());
+        self.activity.received_frames(bytes.len(), in_head, began);
+        result
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.activity.sent(bytes);
+        if let Some(frames) = &mut self.frames {
+            frames.sent(bytes);
         }
     }
 
@@ -100,8 +126,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        self.activity.received(buffer.filled().len() - before);
-        Poll::Ready(Ok(()))
+        let counted = self.received(&buffer.filled()[before..]);
+        Poll::Ready(counted.map_err(|Flood| {
+            self.activity.set_ended(Reason::TooManyFrames);
+            io::Error::other("more frames than their budget allows")
+        }))
     }
 }
 
@@ -113,7 +142,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -124,7 +153,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 

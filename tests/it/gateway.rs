@@ -5,6 +5,8 @@ mod compression;
 mod connections;
 mod drain;
 mod early;
+mod floods;
+mod frames;
 mod headers;
 mod limits;
 mod raw;
