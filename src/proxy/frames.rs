@@ -16,6 +16,7 @@ const FRAME_HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
@@ -168,8 +169,11 @@ impl Frames {
         self.left = u32::from_be_bytes([0, high, mid, low]);
         match kind {
             DATA => {}
-            HEADERS => {
-                self.idle.earn(EARNED_BY_REQUEST);
+            // A client may not promise anything, but the parser waits for the end of what it promises.
+            HEADERS | PUSH_PROMISE => {
+                if kind == HEADERS {
+                    self.idle.earn(EARNED_BY_REQUEST);
+                }
                 self.begin_head();
                 self.ends_head = flags & END_HEADERS != 0;
             }

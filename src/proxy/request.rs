@@ -58,7 +58,8 @@ async fn forward(
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
     check_method(&head.method)?;
-    check_size(shared, &head)?;
+    check_scheme(&head)?;
+    check_fields(shared, &head)?;
     let addressed = authority::addressed(peer, &head.uri, &head.headers)?;
     path::check(target(&head.uri))
         .map_err(|fault| Refusal::new(Reason::BadPath).detail(fault.0))?;
@@ -128,10 +129,29 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
-    let field =
-        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();
+/// RFC 9113 §8.3.1: HTTP/2 names the scheme, and what came over TLS is of one only.
+fn check_scheme(head: &Parts) -> Result<(), Refusal> {
+    match head.uri.scheme() {
+        Some(scheme) if head.version == Version::HTTP_2 && *scheme != UriScheme::HTTPS => {
+            Err(Refusal::new(Reason::BadRequest).detail("the scheme is not https"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The size of a head and the number of its fields; and RFC 9113 §8.2.1, of which the parser of HTTP/2 leaves this to us:
+/// no value begins or ends with a blank.
+fn check_fields(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut size = target(&head.uri).len();
+    for (name, value) in &head.headers {
+        size += name.as_str().len() + value.len() + 4;
+        let bytes = value.as_bytes();
+        if blank(bytes.first()) || blank(bytes.last()) {
+            let detail = format!("a blank begins or ends the field {name}");
+            return Err(Refusal::new(Reason::BadRequest).detail(detail));
+        }
+    }
     if size > shared.settings.head_size || head.headers.len() > shared.settings.head_fields {
         let detail = format!("{} fields, {size} bytes", head.headers.len());
         return Err(Refusal::new(Reason::HeadTooLarge).detail(detail));

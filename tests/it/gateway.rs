@@ -8,6 +8,9 @@ mod early;
 mod floods;
 mod frames;
 mod headers;
+mod http2;
+#[cfg(target_os = "linux")]
+mod httpwg;
 mod limits;
 mod raw;
 mod refusals;

@@ -309,10 +309,15 @@ async fn a_head_of_http2_that_is_never_finished_is_given_up_beside_live_requests
     assert!(peer.send(&frame(HEADERS, END_STREAM, 3, &block)).await);
     let mut halved = scene.peer().await;
     assert!(halved.send(&headers(1, END_STREAM, &block)[..20]).await);
-    peer.end().await;
-    halved.end().await;
+    // A client may promise no stream; half a promise is waited for like half a head.
+    let mut promised = scene.peer().await;
+    let promise = [&[0, 0, 0, 2][..], &block].concat();
+    assert!(promised.send(&frame(5, 0, 1, &promise)).await);
+    for peer in [&mut peer, &mut halved, &mut promised] {
+        peer.end().await;
+    }
     let refused = "opencmg_connections_refused_total";
-    scene.rig.counts(refused, "client-too-slow", 2.0).await;
+    scene.rig.counts(refused, "client-too-slow", 3.0).await;
     release.notify_waiters();
     scene.rig.counts(in_flight.0, in_flight.1, 0.0).await;
     let mut scene = scene;
