@@ -5,6 +5,7 @@ mod compression;
 mod connections;
 mod drain;
 mod early;
+mod flood_memory;
 mod floods;
 mod frames;
 mod headers;
