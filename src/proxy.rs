@@ -9,6 +9,7 @@ mod authority;
 mod connection;
 mod driver;
 mod exchange;
+mod frames;
 mod metadata;
 mod request;
 mod settings;

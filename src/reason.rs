@@ -62,6 +62,7 @@ reasons! {
     ConnectRefused = "connect-refused", Client, "CONNECT is not served here.";
     ClientTooSlow = "client-too-slow", Client, "The request body made no progress within the time allowed.";
     ClientGone = "client-gone", Client, "The client went away before its answer was complete.";
+    TooManyFrames = "too-many-frames", Client, "The client sent more HTTP/2 frames of a kind that carries nothing than its budget allows.";
     RateLimited = "rate-limited", Client, "The client sent more requests than its rate allows.";
     InvalidToken = "invalid-token", Client, "The endpoint needs a token, and none that is valid was sent.";
     CertificateMissing = "certificate-missing", Client, "The endpoint needs a client certificate, and none was sent.";

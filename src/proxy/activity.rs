@@ -22,6 +22,8 @@ pub(super) struct Activity {
     busy_ms: AtomicU64,
     /// When a request head began to arrive, in milliseconds from the beginning, plus one; 0 while none does.
     head_ms: AtomicU64,
+    /// The same of HTTP/2, where heads arrive while requests are under way.
+    block_ms: AtomicU64,
     /// Answers that have something for the client, or were not asked yet.
     pressing: AtomicU32,
     /// When an answer was last asked for more, in milliseconds from the beginning.
@@ -46,6 +48,7 @@ impl Activity {
             requests: AtomicU32::new(0),
             busy_ms: AtomicU64::new(0),
             head_ms: AtomicU64::new(0),
+            block_ms: AtomicU64::new(0),
             pressing: AtomicU32::new(0),
             asked_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -61,7 +64,7 @@ impl Activity {
         }
     }
 
-    /// Notes bytes from the client; returns whether they begin a request head.
+    /// Notes bytes from a client of HTTP/1.1; returns whether they begin a request head.
     pub(super) fn received(&self, bytes: usize) -> bool {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
         let begins = bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0;
@@ -70,6 +73,16 @@ impl Activity {
         }
         // What is left of an answered request's body is no head.
         begins && !self.is_unread()
+    }
+
+    /// Notes bytes from a client of HTTP/2, and whether they leave a request head half sent that `began` with them.
+    pub(super) fn received_frames(&self, bytes: usize, in_head: bool, began: bool) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        match (in_head, began) {
+            (false, _) => self.block_ms.store(0, Ordering::Relaxed),
+            (true, true) => self.block_ms.store(self.now_ms() + 1, Ordering::Relaxed),
+            (true, false) => {}
+        }
     }
 
     /// Notes bytes to the client.
@@ -165,7 +178,9 @@ impl Activity {
 
     /// How long a request head has been arriving.
     pub(super) fn head_for(&self) -> Option<Duration> {
-        let since = self.head_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        let head = self.head_ms.load(Ordering::Relaxed);
+        let since = head.max(self.block_ms.load(Ordering::Relaxed));
+        let since = since.checked_sub(1)?;
         Some(self.age().saturating_sub(Duration::from_millis(since)))
     }
 
@@ -289,6 +304,21 @@ mod tests {
         tokio::time::advance(second).await;
         activity.sent(ANSWERS_TO_FRAMES + 1);
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_of_an_http2_request_counts_while_others_are_under_way() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        activity.received_frames(9, true, true);
+        tokio::time::advance(second).await;
+        activity.begin(false);
+        activity.received_frames(9, true, false);
+        assert_eq!(activity.head_for(), Some(second));
+        activity.received_frames(9, true, true);
+        assert_eq!(activity.head_for(), Some(Duration::ZERO));
+        activity.received_frames(9, false, false);
+        assert_eq!(activity.head_for(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,8 @@ enum End {
     SlowHead,
     /// The client took nothing of any answer for too long.
     Stalled,
+    /// The client sent more frames than their budgets allow.
+    Flooded,
     /// It was wound up and did not close.
     Idle,
     /// The drain's deadline has passed.
@@ -164,20 +166,22 @@ impl Driver {
         }
     }
 
-    /// A connection that ended by itself, or by a write that had no end.
+    /// A connection that ended by itself, by a write that had no end or by too many frames.
     fn over(&self, result: hyper::Result<()>) -> End {
-        let stalled = self.peer.activity.ended() == Some(Reason::StalledClient);
-        match result {
-            Err(_) if stalled => End::Stalled,
-            result => End::Over(result),
+        match (&result, self.peer.activity.ended()) {
+            (Err(_), Some(Reason::StalledClient)) => End::Stalled,
+            (Err(_), Some(Reason::TooManyFrames)) => End::Flooded,
+            (Err(error), None) if given_up(error) == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                End::Flooded
+            }
+            _ => End::Over(result),
         }
     }
 
     fn look(&self) -> Look {
         let (settings, activity) = (&self.shared.settings, &self.peer.activity);
         let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
-        // Frames without a request (PING, SETTINGS) are no head that drips: HTTP/2 has the idle time alone.
-        if !self.http2 && past(activity.head_for(), settings.head_timeout) {
+        if past(activity.head_for(), settings.head_timeout) {
             return Look::End(End::SlowHead);
         }
         if past(activity.stalled_for(), settings.send_timeout) {
@@ -245,6 +249,7 @@ impl Driver {
             End::Forced => self.peer.activity.set_ended(Reason::Draining),
             End::SlowHead => self.peer.activity.set_ended(Reason::ClientTooSlow),
             End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
+            End::Flooded => self.peer.activity.set_ended(Reason::TooManyFrames),
             End::Over(_) | End::Idle => {}
         }
     }
@@ -313,7 +318,7 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             "client connection over"
         ),
         End::Over(Err(error)) => {
-            if error.is_parse() {
+            if error.is_parse() || given_up(error).is_some() {
                 refused(Reason::BadRequest);
             }
             debug!(%remote, error = %Causes(error), "client connection broke");
@@ -336,12 +341,23 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             refused(Reason::StalledClient);
             debug!(%remote, "client connection closed: the client takes nothing");
         }
+        End::Flooded => {
+            refused(Reason::TooManyFrames);
+            debug!(%remote, "client connection closed: more frames than their budgets allow");
+        }
         End::Idle => debug!(%remote, "client connection closed: idle"),
         End::Forced => {
             refused(Reason::Draining);
             debug!(%remote, "client connection closed: the drain is over");
         }
     }
+}
+
+/// Why the parser of HTTP/2 closed the connection, if it was its doing.
+fn given_up(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    let ours = cause.is_go_away() && cause.is_library();
+    cause.reason().filter(|_| ours)
 }
 
 struct Causes<'a>(&'a hyper::Error);

@@ -62,7 +62,7 @@ async fn forward(
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
     check_method(&head.method)?;
-    check_size(shared, &head)?;
+    check_fields(shared, &head)?;
     check_framing(&head, exchange.has_body)?;
     let addressed = authority::addressed(peer, &head)?;
     check_target(peer, &head)?;
@@ -145,10 +145,19 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
-    let field =
-        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();
+/// The size of a head and the number of its fields; and RFC 9113 §8.2.1, of which the parser of HTTP/2 leaves this to us:
+/// no value begins or ends with a blank.
+fn check_fields(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut size = target(&head.uri).len();
+    for (name, value) in &head.headers {
+        size += name.as_str().len() + value.len() + 4;
+        let bytes = value.as_bytes();
+        if blank(bytes.first()) || blank(bytes.last()) {
+            let detail = format!("a blank begins or ends the field {name}");
+            return Err(Refusal::new(Reason::BadRequest).detail(detail));
+        }
+    }
     if size > shared.settings.head_size || head.headers.len() > shared.settings.head_fields {
         let detail = format!("{} fields, {size} bytes", head.headers.len());
         return Err(Refusal::new(Reason::HeadTooLarge).detail(detail));

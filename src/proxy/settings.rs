@@ -18,7 +18,7 @@ pub struct Settings {
     pub head_size: usize,
     /// The most fields of a request head.
     pub head_fields: usize,
-    /// The time from the first byte of a request head to its last (HTTP/1.1).
+    /// The time from the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// How long a client connection may be without a request.
     pub idle_timeout: Duration,

@@ -1,7 +1,5 @@
-//! The stream between TLS and HTTP: bytes are counted and progress is timed here, and what the server of HTTP/1.1 does
+//! The stream between TLS and HTTP: bytes and frames are counted and progress is timed here, and what the server of HTTP/1.1 does
 //! not tell is seen: a client that goes behind a byte too many, a fragment, a refusal of the parser.
-//!
-//! Frames of HTTP/2 pass here whole or in parts on their way to the parser: floods of them can be counted here.
 
 mod bare;
 mod line;
@@ -18,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use self::line::Line;
 use super::activity::Activity;
+use super::frames::{Flood, Frames};
 use crate::reason::Reason;
 
 /// How long what a client still sends is thrown away after its last answer.
@@ -38,6 +37,8 @@ const AHEAD: usize = 64 << 10;
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
+    /// The client's frames, over HTTP/2.
+    frames: Option<Frames>,
     send_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
@@ -79,9 +80,31 @@ impl<IO> Stream<IO> {
             http1,
             inner,
             activity,
+            frames: http2.then(Frames::new),
             send_timeout,
             timer: None,
             linger: None,
+        }
+    }
+
+    /// Counts the client's frames; who sends more than its budget is given up.
+    fn received_frames(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else {
+            return Ok(());
+        };
+        let result = frames.received(bytes);
+        let (in_head, began) = (frames.is_in_head(), frames.take_began());
+        self.activity.received_frames(bytes.len(), in_head, began);
+        result.map_err(|Flood| {
+            self.activity.set_ended(Reason::TooManyFrames);
+            io::Error::other("more frames than their budget allows")
+        })
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.activity.sent(bytes);
+        if let Some(frames) = &mut self.frames {
+            frames.sent(bytes);
         }
     }
 
@@ -202,8 +225,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
         let before = buffer.filled().len();
         let Some(http1) = &mut this.http1 else {
             ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
-            this.activity.received(buffer.filled().len() - before);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(this.received_frames(&buffer.filled()[before..]));
         };
         if !http1.hand_out(buffer) {
             let read = Pin::new(&mut this.inner).poll_read(cx, buffer);
@@ -270,7 +292,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         }
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -285,7 +307,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         }
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 

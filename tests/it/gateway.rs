@@ -5,7 +5,13 @@ mod compression;
 mod connections;
 mod drain;
 mod early;
+mod flood_memory;
+mod floods;
+mod frames;
 mod headers;
+mod http2;
+#[cfg(target_os = "linux")]
+mod httpwg;
 mod limits;
 pub mod raw;
 mod refusals;

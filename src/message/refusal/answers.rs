@@ -38,6 +38,7 @@ pub(super) fn answer(reason: Reason) -> Answer {
         R::ConnectRefused => (405, "ConnectRefused", "http_request_denied", true),
         R::ClientTooSlow => (408, "RequestTimeout", "http_request_error", true),
         R::ClientGone => (499, "ClientGone", "http_request_error", true),
+        R::TooManyFrames => (400, "TooManyFrames", "http_protocol_error", true),
         R::RateLimited => (429, "TooManyRequests", "http_request_denied", false),
         R::InvalidToken => (401, "Invalid_Token", "http_request_denied", false),
         R::CertificateMissing => (403, "ClientCertificateMissing", "http_request_denied", true),
