@@ -25,8 +25,12 @@ pub(super) struct Activity {
     pressing: AtomicU32,
     /// When an answer was last asked for more, in milliseconds from the beginning.
     asked_ms: AtomicU64,
+    /// Since when there has been something for the client without a break, in milliseconds from the beginning.
+    pressed_ms: AtomicU64,
     received: AtomicU64,
-    sent: AtomicU64,
+    /// Bytes sent in writes that are more than acknowledgements of frames, and in others.
+    taken: AtomicU64,
+    acknowledged: AtomicU64,
     unread: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
@@ -42,8 +46,10 @@ impl Activity {
             head_ms: AtomicU64::new(0),
             pressing: AtomicU32::new(0),
             asked_ms: AtomicU64::new(0),
+            pressed_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
+            taken: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
             unread: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
@@ -61,12 +67,14 @@ impl Activity {
 
     /// Notes bytes to the client.
     pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes > ANSWERS_TO_FRAMES {
-            self.asked();
-            if self.is_idle() {
-                self.touch();
-            }
+        if bytes <= ANSWERS_TO_FRAMES {
+            self.acknowledged.fetch_add(bytes as u64, Ordering::Relaxed);
+            return;
+        }
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.asked();
+        if self.is_idle() {
+            self.touch();
         }
     }
 
@@ -109,13 +117,16 @@ impl Activity {
         Some(self.age().saturating_sub(Duration::from_millis(since)))
     }
 
-    /// Notes that an answer has something for the client.
+    /// Notes that an answer, or the stream below it, has something for the client.
     pub(super) fn press(&self) {
-        self.asked();
-        self.pressing.fetch_add(1, Ordering::Relaxed);
+        let now = self.now_ms();
+        self.asked_ms.store(now, Ordering::Relaxed);
+        if self.pressing.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pressed_ms.store(now, Ordering::Relaxed);
+        }
     }
 
-    /// Notes that an answer waits for its backend, or is over.
+    /// Notes that an answer waits for its backend or is over, or that the stream is rid of what it had.
     pub(super) fn release(&self) {
         self.pressing.fetch_sub(1, Ordering::Relaxed);
     }
@@ -132,6 +143,13 @@ impl Activity {
         pressing.then(|| self.age().saturating_sub(since))
     }
 
+    /// For how long there has been something for the client without a break.
+    pub(super) fn pressing_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.pressed_ms.load(Ordering::Relaxed));
+        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
+        pressing.then(|| self.age().saturating_sub(since))
+    }
+
     /// How long the connection has lived.
     pub(super) fn age(&self) -> Duration {
         self.began.elapsed()
@@ -144,7 +162,12 @@ impl Activity {
 
     /// The bytes that went to the client.
     pub(super) fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.bytes_taken() + self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were more than acknowledgements of frames.
+    pub(super) fn bytes_taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Marks the connection: the next answer is its last.

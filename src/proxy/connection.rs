@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use super::activity::Activity;
 use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
+use super::rate::Allowed;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
 use super::{Proxy, Settings, request};
@@ -56,6 +57,8 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
+    /// What the client may still send, where that is limited.
+    pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
 }
@@ -81,14 +84,16 @@ impl Proxy {
         let shared = Arc::clone(&self.0);
         let http2 = connection.http2;
         let id = format!("{:016x}", rand::random::<u64>());
+        let certificate = connection.live.certificate();
         let peer = Arc::new(Peer {
+            allowed: shared.clients.of(&certificate, connection.remote.ip()),
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
             fields: fields_of(&connection.live),
-            certificate: connection.live.certificate(),
+            certificate,
             activity: Arc::new(Activity::new()),
         });
         greet(&peer);

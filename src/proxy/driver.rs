@@ -34,6 +34,8 @@ enum End {
     SlowHead,
     /// The client took nothing of any answer for too long.
     Stalled,
+    /// The client took its answers too slowly.
+    SlowTaker,
     /// It was wound up and did not close.
     Idle,
     /// The drain's deadline has passed.
@@ -50,12 +52,25 @@ pub(super) struct Driver {
     max_age: Duration,
     wound_up: bool,
     hung_up: bool,
+    taking: Taking,
+}
+
+/// How much longer the client may take what there is for it more slowly than the least rate.
+struct Taking {
+    left_ms: u32,
+    /// When, in the age of the connection, that was looked at last, and how much the client had taken by then.
+    looked_ms: u32,
+    taken: u64,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.metrics.connections_open.dec();
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What a look at the clock came to.
@@ -79,6 +94,11 @@ impl Driver {
             max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
             wound_up: false,
             hung_up: false,
+            taking: Taking {
+                left_ms: u32::MAX,
+                looked_ms: 0,
+                taken: 0,
+            },
         }
     }
 
@@ -136,7 +156,36 @@ impl Driver {
         }
     }
 
-    fn look(&self) -> Look {
+    /// Whether the client takes its answers too slowly. As with a body that it sends, only time counts in which there is
+    /// something for it; it has `send_timeout` to begin with, earns time with every byte and never has more.
+    fn takes_too_slowly(&mut self) -> bool {
+        let (settings, activity) = (&self.shared.settings, &self.peer.activity);
+        let (now, grace) = (millis(activity.age()), millis(settings.send_timeout));
+        let next = Taking {
+            left_ms: grace,
+            looked_ms: now,
+            taken: activity.bytes_taken(),
+        };
+        let before = std::mem::replace(&mut self.taking, next);
+        let rate = settings.body_pace.least_rate;
+        // Who has caught up since begins anew.
+        let Some(pressing) = activity.pressing_for().filter(|_| rate > 0) else {
+            return false;
+        };
+        let (since, pressing) = (now.saturating_sub(before.looked_ms), millis(pressing));
+        let (left, waited) = match pressing < since {
+            true => (grace, pressing),
+            false => (before.left_ms.min(grace), since),
+        };
+        let bytes = self.taking.taken - before.taken;
+        let earned = u32::try_from(bytes.saturating_mul(1_000) / rate).unwrap_or(u32::MAX);
+        let left = left.saturating_add(earned).saturating_sub(waited);
+        self.taking.left_ms = left.min(grace);
+        left == 0
+    }
+
+    fn look(&mut self) -> Look {
+        let slow = self.takes_too_slowly();
         let (settings, activity) = (&self.shared.settings, &self.peer.activity);
         let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
         // Frames without a request (PING, SETTINGS) are no head that drips: HTTP/2 has the idle time alone.
@@ -146,12 +195,18 @@ impl Driver {
         if past(activity.stalled_for(), settings.send_timeout) {
             return Look::End(End::Stalled);
         }
+        if slow {
+            return Look::End(End::SlowTaker);
+        }
         let limit = self.idle_limit();
         if past(activity.idle_for(), limit) {
-            return match self.hung_up {
-                true => Look::End(End::Idle),
-                false => Look::HangUp,
-            };
+            if self.hung_up {
+                return Look::End(End::Idle);
+            }
+            if !self.wound_up && activity.pressing_for().is_none() {
+                refused(&self.shared, Reason::Idle);
+            }
+            return Look::HangUp;
         }
         let age = activity.age();
         if age >= self.max_age && !self.wound_up {
@@ -189,7 +244,9 @@ impl Driver {
         match end {
             End::Distrusted(fault) => self.peer.activity.set_ended(fault.reason),
             End::Forced => self.peer.activity.set_ended(Reason::Draining),
-            End::SlowHead => self.peer.activity.set_ended(Reason::ClientTooSlow),
+            End::SlowHead | End::SlowTaker => {
+                self.peer.activity.set_ended(Reason::ClientTooSlow);
+            }
             End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
             End::Over(_) | End::Idle => {}
         }
@@ -252,11 +309,13 @@ where
     }
 }
 
+fn refused(shared: &Shared, reason: Reason) {
+    let refused = &shared.metrics.connections_refused;
+    refused.get_or_create(&ByReason::new(reason)).inc();
+}
+
 fn farewell(shared: &Shared, peer: &Peer, end: &End) {
-    let refused = |reason| {
-        let refused = &shared.metrics.connections_refused;
-        refused.get_or_create(&ByReason::new(reason)).inc();
-    };
+    let refused = |reason| refused(shared, reason);
     let remote = peer.remote;
     match end {
         End::Over(Ok(())) => debug!(
@@ -288,6 +347,10 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
         End::Stalled => {
             refused(Reason::StalledClient);
             debug!(%remote, "client connection closed: the client takes nothing");
+        }
+        End::SlowTaker => {
+            refused(Reason::ClientTooSlow);
+            debug!(%remote, "client connection closed: the client takes its answer too slowly");
         }
         End::Idle => debug!(%remote, "client connection closed: idle"),
         End::Forced => {

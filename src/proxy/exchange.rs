@@ -30,7 +30,7 @@ pub(super) struct Exchange {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     pub(super) id: RequestId,
-    began: Instant,
+    pub(super) began: Instant,
     time: OffsetDateTime,
     method: Method,
     target: Uri,

@@ -57,6 +57,7 @@ async fn forward(
 ) -> Result<Response<Payload>, Refusal> {
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
+    check_client(peer, exchange)?;
     check_method(&head.method)?;
     check_size(shared, &head)?;
     let addressed = authority::addressed(peer, &head.uri, &head.headers)?;
@@ -113,6 +114,16 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::Overloaded).retry_after(later))
 }
 
+/// Whoever sends more than one client's share waits, whatever he asks for.
+fn check_client(peer: &Peer, exchange: &Exchange) -> Result<(), Refusal> {
+    let Some(allowed) = &peer.allowed else {
+        return Ok(());
+    };
+    allowed
+        .take(exchange.began)
+        .map_err(|wait| Refusal::new(Reason::RateLimited).retry_after(wait))
+}
+
 /// A connection point's backend may be this very service, by mistake.
 fn check_loop(headers: &HeaderMap, mark: Option<&HeaderValue>) -> Result<(), Refusal> {
     match mark.is_some_and(|mark| headers::came_through(headers, mark)) {
@@ -129,6 +140,10 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 }
 
 fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+    if target(&head.uri).len() > shared.settings.target_size {
+        let detail = format!("{} bytes", target(&head.uri).len());
+        return Err(Refusal::new(Reason::TargetTooLong).detail(detail));
+    }
     let field =
         |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();

@@ -55,13 +55,15 @@ impl<IO> Stream<IO> {
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
-            self.waiting = false;
+            if std::mem::take(&mut self.waiting) {
+                self.activity.release();
+            }
             return result;
         }
         let limit = self.send_timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
+        if !std::mem::replace(&mut self.waiting, true) {
+            self.activity.press();
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));

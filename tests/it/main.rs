@@ -27,6 +27,7 @@ mod mesh;
 mod observe;
 mod relay;
 mod requests;
+mod slow;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod trust;

@@ -171,6 +171,8 @@ async fn an_idle_connection_is_closed_whatever_its_version() {
     rig.counts("opencmg_connections_open", "", 0.0).await;
     assert!(one.send(request()).await.is_err());
     assert!(two.send(request()).await.is_err());
+    rig.counts("opencmg_connections_refused_total", "\"idle\"", 2.0)
+        .await;
     rig.finish().await;
 }
 
