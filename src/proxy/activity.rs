@@ -8,9 +8,19 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::reason::Reason;
+use crate::tunnel::{Counted, Holder};
 
 /// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
 const ANSWERS_TO_FRAMES: usize = 256;
+
+/// What a connection may hold for its client before it is counted in the budget.
+const MUCH: u64 = 64 << 10;
+
+/// What TLS holds besides when it has to wait.
+const TLS_HOLDS: usize = 64 << 10;
+
+/// What a connection holds at most, about, of what counts.
+pub(super) const MOST: u32 = 256 << 10;
 
 /// The counts and marks of one connection.
 #[derive(Debug)]
@@ -31,6 +41,10 @@ pub(super) struct Activity {
     /// Bytes sent in writes that are more than acknowledgements of frames, and in others.
     taken: AtomicU64,
     acknowledged: AtomicU64,
+    /// Bytes of answers that were handed to the server of this connection.
+    offered: AtomicU64,
+    /// The connection's place in the budget, once it has held much.
+    counted: OnceLock<Counted>,
     unread: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
@@ -50,6 +64,8 @@ impl Activity {
             received: AtomicU64::new(0),
             taken: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
+            offered: AtomicU64::new(0),
+            counted: OnceLock::new(),
             unread: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
@@ -76,6 +92,40 @@ impl Activity {
         if self.is_idle() {
             self.touch();
         }
+        // Heads and frames come on top: what they add may not make room for more.
+        self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
+    }
+
+    /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become so many
+    /// that the connection should count in the budget.
+    pub(super) fn offered(&self, bytes: usize) -> bool {
+        self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.unsent() > MUCH && self.counted.get().is_none()
+    }
+
+    /// Notes that what was left of an answer of so many bytes is not sent any more.
+    pub(super) fn withdrawn(&self, bytes: u64) {
+        let bytes = bytes.min(self.unsent());
+        self.offered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the stream holds nothing back.
+    pub(super) fn flushed(&self) {
+        if self.is_idle() {
+            self.offered.store(self.bytes_sent(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of answers that the server of the connection holds.
+    fn unsent(&self) -> u64 {
+        let offered = self.offered.load(Ordering::Relaxed);
+        offered.saturating_sub(self.bytes_sent())
+    }
+
+    /// Keeps the connection's place in the budget.
+    pub(super) fn count(&self, counted: Counted) {
+        // Once is enough.
+        let _ = self.counted.set(counted);
     }
 
     /// Notes the begin of a request, whose head has arrived.
@@ -207,6 +257,23 @@ impl Activity {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+impl Holder for Activity {
+    fn held(&self) -> (usize, Instant) {
+        let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+        let held = match usize::try_from(self.unsent()).unwrap_or(usize::MAX) {
+            0 => 0,
+            unsent => unsent.saturating_add(TLS_HOLDS),
+        };
+        (held, self.began + since)
+    }
+
+    /// The connection ends: nothing less frees what it holds.
+    fn take_away(&self) {
+        self.set_ended(Reason::StalledClient);
+        self.hang_up();
     }
 }
 

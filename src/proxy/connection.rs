@@ -26,6 +26,9 @@ use crate::message::headers::{self, ClientCertFields};
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
 
+/// What one stream of an HTTP/2 connection buffers at most for its client.
+const SEND_BUFFER: usize = 64 << 10;
+
 /// Fields beyond which the parser itself gives up with a bare answer.
 const PARSER_FIELDS: usize = 100;
 
@@ -146,6 +149,7 @@ fn http2_server(settings: &Settings, inbox: Inbox) -> http2::Builder<Inbox> {
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(list);

@@ -114,7 +114,10 @@ impl Driver {
                 fault = self.live.closed() => Look::End(End::Distrusted(fault)),
                 () = forced.forced() => Look::End(End::Forced),
                 () = self.draining.draining(), if !self.wound_up => Look::WindUp,
-                () = self.peer.activity.hung_up() => Look::HangUp,
+                () = self.peer.activity.hung_up() => match self.peer.activity.ended() {
+                    Some(Reason::StalledClient) => Look::End(End::Stalled),
+                    Some(_) | None => Look::HangUp,
+                },
                 () = &mut timer => self.look(),
                 result = &mut connection => Look::End(self.over(result)),
             };

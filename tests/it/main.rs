@@ -25,6 +25,7 @@ mod load_command;
 mod load_tests;
 mod mesh;
 mod observe;
+mod overload;
 mod relay;
 mod requests;
 mod slow;

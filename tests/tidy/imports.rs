@@ -59,7 +59,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings"),
     (
         "proxy",
-        "drain identity logging message metrics pki reason role routing settings tunnel",
+        "drain identity logging message metrics pki reason role routing settings tunnel units",
     ),
     ("routing", "message metrics role units"),
     (
