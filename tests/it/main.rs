@@ -20,6 +20,7 @@ mod config;
 mod connection_point;
 mod faults;
 mod gateway;
+mod leaks;
 mod load;
 mod load_command;
 mod load_tests;
