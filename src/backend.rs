@@ -344,6 +344,7 @@ where
             loan,
             held_back,
             response_timeout: (!terms.long_poll).then_some(timeout),
+            progress_timeout: self.settings.progress_timeout,
             on_continue: terms.on_continue.clone(),
         };
         exchange(lease, Request::from_parts(head, body), course).await

@@ -9,9 +9,19 @@ use tokio::time::Instant;
 
 use crate::message::body::Meter;
 use crate::reason::Reason;
+use crate::tunnel::{Counted, Holder};
 
 /// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
 const ANSWERS_TO_FRAMES: usize = 256;
+
+/// What a connection may hold for its client before it is counted in the budget.
+const MUCH: u64 = 64 << 10;
+
+/// What TLS holds besides when it has to wait.
+const TLS_HOLDS: usize = 64 << 10;
+
+/// What a connection holds at most, about, of what counts.
+pub(super) const MOST: u32 = 256 << 10;
 
 /// The counts and marks of one connection.
 #[derive(Debug)]
@@ -28,9 +38,17 @@ pub(super) struct Activity {
     pressing: AtomicU32,
     /// When an answer was last asked for more, in milliseconds from the beginning.
     asked_ms: AtomicU64,
+    /// Since when there has been something for the client without a break, in milliseconds from the beginning.
+    pressed_ms: AtomicU64,
     received: AtomicU64,
-    sent: AtomicU64,
     waits_to_send: AtomicBool,
+    /// Bytes sent in writes that are more than acknowledgements of frames, and in others.
+    taken: AtomicU64,
+    acknowledged: AtomicU64,
+    /// Bytes of answers that were handed to the server of this connection.
+    offered: AtomicU64,
+    /// The connection's place in the budget, once it has held much.
+    counted: OnceLock<Counted>,
     unread: AtomicBool,
     /// Whether the last request has a body, and how to look at it once it is read. HTTP/1.1 only.
     has_body: AtomicBool,
@@ -51,9 +69,13 @@ impl Activity {
             block_ms: AtomicU64::new(0),
             pressing: AtomicU32::new(0),
             asked_ms: AtomicU64::new(0),
+            pressed_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
             waits_to_send: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            offered: AtomicU64::new(0),
+            counted: OnceLock::new(),
             unread: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
             upload: Mutex::new(None),
@@ -87,13 +109,49 @@ impl Activity {
 
     /// Notes bytes to the client.
     pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes > ANSWERS_TO_FRAMES {
-            self.asked();
-            if self.is_idle() {
-                self.touch();
-            }
+        if bytes <= ANSWERS_TO_FRAMES {
+            self.acknowledged.fetch_add(bytes as u64, Ordering::Relaxed);
+            return;
         }
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.asked();
+        if self.is_idle() {
+            self.touch();
+        }
+        // Heads and frames come on top: what they add may not make room for more.
+        self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
+    }
+
+    /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become so many
+    /// that the connection should count in the budget.
+    pub(super) fn offered(&self, bytes: usize) -> bool {
+        self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.unsent() > MUCH && self.counted.get().is_none()
+    }
+
+    /// Notes that what was left of an answer of so many bytes is not sent any more.
+    pub(super) fn withdrawn(&self, bytes: u64) {
+        let bytes = bytes.min(self.unsent());
+        self.offered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the stream holds nothing back.
+    pub(super) fn flushed(&self) {
+        if self.is_idle() {
+            self.offered.store(self.bytes_sent(), Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes of answers that the server of the connection holds.
+    fn unsent(&self) -> u64 {
+        let offered = self.offered.load(Ordering::Relaxed);
+        offered.saturating_sub(self.bytes_sent())
+    }
+
+    /// Keeps the connection's place in the budget.
+    pub(super) fn count(&self, counted: Counted) {
+        // Once is enough.
+        let _ = self.counted.set(counted);
     }
 
     /// Notes whether the client must take something before more can be sent; returns whether that was so before.
@@ -184,13 +242,16 @@ impl Activity {
         Some(self.age().saturating_sub(Duration::from_millis(since)))
     }
 
-    /// Notes that an answer has something for the client.
+    /// Notes that an answer, or the stream below it, has something for the client.
     pub(super) fn press(&self) {
-        self.asked();
-        self.pressing.fetch_add(1, Ordering::Relaxed);
+        let now = self.now_ms();
+        self.asked_ms.store(now, Ordering::Relaxed);
+        if self.pressing.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pressed_ms.store(now, Ordering::Relaxed);
+        }
     }
 
-    /// Notes that an answer waits for its backend, or is over.
+    /// Notes that an answer waits for its backend or is over, or that the stream is rid of what it had.
     pub(super) fn release(&self) {
         self.pressing.fetch_sub(1, Ordering::Relaxed);
     }
@@ -207,6 +268,13 @@ impl Activity {
         pressing.then(|| self.age().saturating_sub(since))
     }
 
+    /// For how long there has been something for the client without a break.
+    pub(super) fn pressing_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.pressed_ms.load(Ordering::Relaxed));
+        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
+        pressing.then(|| self.age().saturating_sub(since))
+    }
+
     /// How long the connection has lived.
     pub(super) fn age(&self) -> Duration {
         self.began.elapsed()
@@ -219,7 +287,12 @@ impl Activity {
 
     /// The bytes that went to the client.
     pub(super) fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.bytes_taken() + self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were more than acknowledgements of frames.
+    pub(super) fn bytes_taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Marks the connection: the next answer is its last.
@@ -259,6 +332,23 @@ impl Activity {
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+impl Holder for Activity {
+    fn held(&self) -> (usize, Instant) {
+        let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+        let held = match usize::try_from(self.unsent()).unwrap_or(usize::MAX) {
+            0 => 0,
+            unsent => unsent.saturating_add(TLS_HOLDS),
+        };
+        (held, self.began + since)
+    }
+
+    /// The connection ends: nothing less frees what it holds.
+    fn take_away(&self) {
+        self.set_ended(Reason::StalledClient);
+        self.hang_up();
     }
 }
 

@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use super::activity::Activity;
 use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
+use super::rate::Allowed;
 use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
@@ -26,6 +27,9 @@ use crate::message::headers::{self, ClientCertFields};
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
+
+/// What one stream of an HTTP/2 connection buffers at most for its client.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Fields beyond which the parser itself gives up with a bare answer.
 const PARSER_FIELDS: usize = 100;
@@ -58,6 +62,8 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
+    /// What the client may still send, where that is limited.
+    pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
     /// What goes on when the connection is one of HTTP no more.
@@ -96,7 +102,9 @@ impl Proxy {
         let shared = Arc::clone(&self.0);
         let http2 = connection.http2;
         let id = format!("{:016x}", rand::random::<u64>());
+        let certificate = connection.live.certificate();
         let peer = Arc::new(Peer {
+            allowed: shared.clients.of(&certificate, connection.remote.ip()),
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
             relay: Mutex::new(None),
@@ -104,7 +112,7 @@ impl Proxy {
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
             fields: fields_of(&connection.live),
-            certificate: connection.live.certificate(),
+            certificate,
             activity: Arc::new(Activity::new()),
         });
         greet(&peer);
@@ -157,6 +165,7 @@ fn http2_server(settings: &Settings, inbox: Inbox) -> http2::Builder<Inbox> {
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(list);

@@ -40,6 +40,8 @@ enum End {
     Stalled,
     /// The client sent more frames than their budgets allow.
     Flooded,
+    /// The client took its answers too slowly.
+    SlowTaker,
     /// It was wound up and did not close.
     Idle,
     /// The drain's deadline has passed.
@@ -58,12 +60,25 @@ pub(super) struct Driver {
     hung_up: bool,
     /// How many bytes the client had sent when the connection was put to rest: as long as no more come, it rests.
     rests_at: Option<u64>,
+    taking: Taking,
+}
+
+/// How much longer the client may take what there is for it more slowly than the least rate.
+struct Taking {
+    left_ms: u32,
+    /// When, in the age of the connection, that was looked at last, and how much the client had taken by then.
+    looked_ms: u32,
+    taken: u64,
 }
 
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.metrics.connections_open.dec();
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// What a look at the clock came to.
@@ -89,6 +104,11 @@ impl Driver {
             wound_up: false,
             hung_up: false,
             rests_at: None,
+            taking: Taking {
+                left_ms: u32::MAX,
+                looked_ms: 0,
+                taken: 0,
+            },
         }
     }
 
@@ -104,7 +124,10 @@ impl Driver {
                 fault = self.live.closed() => Look::End(End::Distrusted(fault)),
                 () = forced.forced() => Look::End(End::Forced),
                 () = self.draining.draining(), if !self.wound_up => Look::WindUp,
-                () = self.peer.activity.hung_up() => Look::HangUp,
+                () = self.peer.activity.hung_up() => match self.peer.activity.ended() {
+                    Some(Reason::StalledClient) => Look::End(End::Stalled),
+                    Some(_) | None => Look::HangUp,
+                },
                 () = &mut timer => self.look(),
                 result = &mut connection => Look::End(self.over(result)),
             };
@@ -178,7 +201,36 @@ impl Driver {
         }
     }
 
-    fn look(&self) -> Look {
+    /// Whether the client takes its answers too slowly. As with a body that it sends, only time counts in which there is
+    /// something for it; it has `send_timeout` to begin with, earns time with every byte and never has more.
+    fn takes_too_slowly(&mut self) -> bool {
+        let (settings, activity) = (&self.shared.settings, &self.peer.activity);
+        let (now, grace) = (millis(activity.age()), millis(settings.send_timeout));
+        let next = Taking {
+            left_ms: grace,
+            looked_ms: now,
+            taken: activity.bytes_taken(),
+        };
+        let before = std::mem::replace(&mut self.taking, next);
+        let rate = settings.body_pace.least_rate;
+        // Who has caught up since begins anew.
+        let Some(pressing) = activity.pressing_for().filter(|_| rate > 0) else {
+            return false;
+        };
+        let (since, pressing) = (now.saturating_sub(before.looked_ms), millis(pressing));
+        let (left, waited) = match pressing < since {
+            true => (grace, pressing),
+            false => (before.left_ms.min(grace), since),
+        };
+        let bytes = self.taking.taken - before.taken;
+        let earned = u32::try_from(bytes.saturating_mul(1_000) / rate).unwrap_or(u32::MAX);
+        let left = left.saturating_add(earned).saturating_sub(waited);
+        self.taking.left_ms = left.min(grace);
+        left == 0
+    }
+
+    fn look(&mut self) -> Look {
+        let slow = self.takes_too_slowly();
         let (settings, activity) = (&self.shared.settings, &self.peer.activity);
         let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
         if past(activity.head_for(), settings.head_timeout) {
@@ -187,12 +239,18 @@ impl Driver {
         if past(activity.stalled_for(), settings.send_timeout) {
             return Look::End(End::Stalled);
         }
+        if slow {
+            return Look::End(End::SlowTaker);
+        }
         let limit = self.idle_limit();
         if past(activity.idle_for(), limit) {
-            return match self.hung_up {
-                true => Look::End(End::Idle),
-                false => Look::HangUp,
-            };
+            if self.hung_up {
+                return Look::End(End::Idle);
+            }
+            if !self.wound_up && activity.pressing_for().is_none() {
+                refused(&self.shared, Reason::Idle);
+            }
+            return Look::HangUp;
         }
         let age = activity.age();
         if age >= self.max_age && !self.wound_up {
@@ -247,7 +305,9 @@ impl Driver {
         match end {
             End::Distrusted(fault) => self.peer.activity.set_ended(fault.reason),
             End::Forced => self.peer.activity.set_ended(Reason::Draining),
-            End::SlowHead => self.peer.activity.set_ended(Reason::ClientTooSlow),
+            End::SlowHead | End::SlowTaker => {
+                self.peer.activity.set_ended(Reason::ClientTooSlow);
+            }
             End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
             End::Flooded => self.peer.activity.set_ended(Reason::TooManyFrames),
             End::Over(_) | End::Idle => {}
@@ -304,11 +364,13 @@ where
     fn rest(self: Pin<&mut Self>) {}
 }
 
+fn refused(shared: &Shared, reason: Reason) {
+    let refused = &shared.metrics.connections_refused;
+    refused.get_or_create(&ByReason::new(reason)).inc();
+}
+
 fn farewell(shared: &Shared, peer: &Peer, end: &End) {
-    let refused = |reason| {
-        let refused = &shared.metrics.connections_refused;
-        refused.get_or_create(&ByReason::new(reason)).inc();
-    };
+    let refused = |reason| refused(shared, reason);
     let remote = peer.remote;
     match end {
         End::Over(Ok(())) => debug!(
@@ -344,6 +406,10 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
         End::Flooded => {
             refused(Reason::TooManyFrames);
             debug!(%remote, "client connection closed: more frames than their budgets allow");
+        }
+        End::SlowTaker => {
+            refused(Reason::ClientTooSlow);
+            debug!(%remote, "client connection closed: the client takes its answer too slowly");
         }
         End::Idle => debug!(%remote, "client connection closed: idle"),
         End::Forced => {

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::activity::MOST;
 use super::connection::Peer;
 use crate::logging::Entry;
 use crate::message::body::{BodyError, Meter};
@@ -30,7 +31,7 @@ pub(super) struct Exchange {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     pub(super) id: RequestId,
-    began: Instant,
+    pub(super) began: Instant,
     time: OffsetDateTime,
     method: Method,
     target: Uri,
@@ -162,6 +163,15 @@ impl Exchange {
         Response::from_parts(head, body.settled())
     }
 
+    /// What waits for the client counts in the budget of the process.
+    fn offered(&self, bytes: usize) {
+        let activity = &self.peer.activity;
+        if activity.offered(bytes) {
+            let budget = self.shared.registry.budget();
+            activity.count(budget.count(activity, MOST));
+        }
+    }
+
     fn fail(&mut self, reason: Reason) {
         self.reason = self.reason.or(Some(reason));
         // The end of this body is known and told, however it was.
@@ -172,6 +182,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.complete {
+            self.peer.activity.withdrawn(self.sent);
             let cause = self.peer.activity.ended().unwrap_or(Reason::ClientGone);
             let own = self.reason.or_else(|| self.upload_fault());
             self.reason = own.or(Some(cause));
@@ -326,7 +337,9 @@ impl Body for Answer {
         match &frame {
             None => this.exchange.complete = true,
             Some(Ok(frame)) => {
-                this.exchange.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.exchange.sent += bytes as u64;
+                this.exchange.offered(bytes);
                 this.settle();
             }
             Some(Err(error)) => {

@@ -61,6 +61,7 @@ async fn forward(
 ) -> Result<Response<Payload>, Refusal> {
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
+    check_client(peer, exchange)?;
     check_method(&head.method)?;
     check_fields(shared, &head)?;
     check_framing(&head, exchange.has_body)?;
@@ -129,6 +130,16 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::Overloaded).retry_after(later))
 }
 
+/// Whoever sends more than one client's share waits, whatever he asks for.
+fn check_client(peer: &Peer, exchange: &Exchange) -> Result<(), Refusal> {
+    let Some(allowed) = &peer.allowed else {
+        return Ok(());
+    };
+    allowed
+        .take(exchange.began)
+        .map_err(|wait| Refusal::new(Reason::RateLimited).retry_after(wait))
+}
+
 /// A connection point's backend may be this very service, by mistake.
 fn check_loop(headers: &HeaderMap, mark: Option<&HeaderValue>) -> Result<(), Refusal> {
     match mark.is_some_and(|mark| headers::came_through(headers, mark)) {
@@ -150,6 +161,9 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 fn check_fields(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     let mut size = target(&head.uri).len();
+    if size > shared.settings.target_size {
+        return Err(Refusal::new(Reason::TargetTooLong).detail(format!("{size} bytes")));
+    }
     for (name, value) in &head.headers {
         size += name.as_str().len() + value.len() + 4;
         let bytes = value.as_bytes();

@@ -116,11 +116,15 @@ impl<IO> Stream<IO> {
     ) -> Poll<io::Result<T>> {
         let waited = self.activity.wait_to_send(result.is_pending());
         if result.is_ready() {
+            if waited {
+                self.activity.release();
+            }
             return result;
         }
         let limit = self.send_timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if !waited {
+            self.activity.press();
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
@@ -320,7 +324,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let result = Pin::new(&mut self.inner).poll_flush(cx);
-        self.judge(cx, result)
+        ready!(self.judge(cx, result))?;
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::BodyError;
-use super::budget::{Budget, Counted};
+use super::budget::{Budget, Counted, Holder};
 use super::link::Lease;
 use crate::reason::Reason;
 
@@ -40,13 +40,14 @@ impl Slot {
         }))
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The bytes that wait here, and since when none was read.
-    pub(super) fn waiting(&self) -> (usize, Instant) {
-        let mut held = self.held();
+impl Holder for Slot {
+    fn held(&self) -> (usize, Instant) {
+        let mut held = self.lock();
         let bytes = match &mut held.stream {
             Some(stream) => stream.flow_control().used_capacity(),
             None => 0,
@@ -54,10 +55,9 @@ impl Slot {
         (bytes, held.progress)
     }
 
-    /// Takes the body away from its reader.
-    pub(super) fn take_away(&self) {
+    fn take_away(&self) {
         let stream = {
-            let mut held = self.held();
+            let mut held = self.lock();
             held.taken = true;
             held.stream.take()
         };
@@ -190,7 +190,7 @@ impl Body {
         let Some(slot) = &self.slot else {
             return Poll::Ready(None);
         };
-        let mut held = slot.held();
+        let mut held = slot.lock();
         if held.taken {
             return Poll::Ready(Some(Err(stalled())));
         }
@@ -216,7 +216,7 @@ impl Body {
         let Some(slot) = &self.slot else {
             return Poll::Ready(Ok(None));
         };
-        let mut held = slot.held();
+        let mut held = slot.lock();
         let Some(stream) = &mut held.stream else {
             return Poll::Ready(Ok(None));
         };

@@ -83,7 +83,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The refusal for a reason; some reasons only an administrator can mend.
+    /// The refusal for a reason; some reasons only an administrator can mend. The wait is rounded up to seconds, at least
+    /// one: at 0 everyone would be back at once.
     pub fn new(reason: Reason, retry_after: Option<Duration>) -> Self {
         let permanent = matches!(
             reason,
@@ -92,7 +93,7 @@ impl Refused {
         Self {
             reason: reason.as_str().to_owned(),
             permanent,
-            retry_after_s: retry_after.map(|wait| wait.as_secs()),
+            retry_after_s: retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64),
         }
     }
 }
@@ -221,6 +222,19 @@ mod tests {
         assert_eq!(
             serde_json::from_str::<Hello>(hello).unwrap().instance.index,
             3
+        );
+    }
+
+    #[test]
+    fn a_refused_connection_point_is_never_told_to_come_again_at_once() {
+        for (wait, told) in [(0, 1), (1, 1), (999, 1), (1_000, 1), (1_001, 2), (5_000, 5)] {
+            let wait = Duration::from_millis(wait);
+            let refused = Refused::new(Reason::Draining, Some(wait));
+            assert_eq!(refused.retry_after_s, Some(told), "{wait:?}");
+        }
+        assert_eq!(
+            Refused::new(Reason::TooManyTunnels, None).retry_after_s,
+            None
         );
     }
 

@@ -22,15 +22,18 @@ mod connection_point;
 mod faults;
 mod fetched;
 mod gateway;
+mod leaks;
 mod load;
 mod load_command;
 mod load_tests;
 mod mesh;
 mod observe;
+mod overload;
 mod publisher;
 mod relay;
 mod requests;
 mod revocation;
+mod slow;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod trust;

@@ -104,6 +104,7 @@ impl Plan {
         let proxy = proxy::Settings {
             // Clients of tests keep their connections open to no purpose.
             drain_idle: Duration::from_millis(50),
+            client_rate: 0,
             ..proxy::Settings::default()
         };
         let settings = Settings {
