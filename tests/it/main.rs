@@ -21,6 +21,7 @@ mod connection_point;
 mod faults;
 mod gateway;
 mod leaks;
+mod legs;
 mod load;
 mod load_command;
 mod load_tests;
