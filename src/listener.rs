@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 pub use self::limits::AddressPlace;
 use self::limits::{Limits, Place, Turn};
-pub use self::settings::{Network, Settings};
+pub use self::settings::Settings;
 use crate::drain::Draining;
 use crate::metrics::{ByHandshake, ByReason, Handshake, Metrics};
 use crate::pieces::ReadAhead;

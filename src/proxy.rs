@@ -9,12 +9,15 @@ mod authority;
 mod connection;
 mod driver;
 mod exchange;
+mod frames;
 mod metadata;
 mod rate;
 mod request;
 mod settings;
+mod sleeper;
 mod stream;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

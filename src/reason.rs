@@ -51,8 +51,8 @@ macro_rules! reasons {
 reasons! {
     BadRequest = "bad-request", Client, "The request is not well-formed HTTP.";
     BadHost = "bad-host", Client, "The Host field is missing, repeated or not a host name.";
-    BadPath = "bad-path", Client, "The path holds a dot segment, a backslash, an encoded separator or a control byte.";
-    Misdirected = "misdirected", Client, "The Host field names another server than the TLS handshake did.";
+    BadPath = "bad-path", Client, "The target holds a dot segment, a backslash, an encoded separator, a control byte, a broken encoding or a fragment.";
+    Misdirected = "misdirected", Client, "The request names another server than the TLS handshake did, or another scheme than https.";
     UnknownEndpoint = "unknown-endpoint", Client, "No published endpoint has this path.";
     MethodNotAllowed = "method-not-allowed", Client, "The endpoint does not take this method.";
     BodyTooLarge = "body-too-large", Client, "The request body is larger than the endpoint's limit.";
@@ -64,6 +64,7 @@ reasons! {
     ClientTooSlow = "client-too-slow", Client, "The client sent its request, or took its answer, more slowly than is allowed.";
     Idle = "idle", Client, "The connection carried no request for the time allowed.";
     ClientGone = "client-gone", Client, "The client went away before its answer was complete.";
+    TooManyFrames = "too-many-frames", Client, "The client sent more HTTP/2 frames of a kind that carries nothing than its budget allows.";
     RateLimited = "rate-limited", Client, "The client sent more requests than its rate allows.";
     InvalidToken = "invalid-token", Client, "The endpoint needs a token, and none that is valid was sent.";
     CertificateMissing = "certificate-missing", Client, "The endpoint needs a client certificate, and none was sent.";
@@ -72,6 +73,9 @@ reasons! {
     CertificateUnknownIssuer = "certificate-unknown-issuer", Client, "No path leads from the client's certificate to a trust anchor.";
     CertificateWrongUsage = "certificate-wrong-usage", Client, "The client's certificate is not meant for client authentication.";
     CertificateInvalid = "certificate-invalid", Client, "A certificate of the client's chain breaks a rule of its issuer or of X.509.";
+    CertificateRevoked = "certificate-revoked", Client, "A certificate of the client's chain was revoked.";
+    RevocationUnknown = "revocation-unknown", Gateway, "No CRL is at hand that says whether a certificate of the client's chain was revoked.";
+    CrlStale = "crl-stale", Gateway, "The CRL that speaks of a certificate of the client's chain is too old to be believed.";
     HandshakeFailed = "handshake-failed", Client, "The TLS handshake failed.";
     HandshakeTimeout = "handshake-timeout", Client, "The TLS handshake did not finish in time.";
     UnknownServerName = "unknown-server-name", Client, "The TLS handshake named a server that is not served here.";

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -17,8 +17,10 @@ use super::activity::Activity;
 use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
 use super::rate::Allowed;
+use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
 use crate::message::headers::{self, ClientCertFields};
@@ -64,9 +66,22 @@ pub(super) struct Peer {
     pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
+    /// What goes on when the connection is one of HTTP no more.
+    relay: Mutex<Option<Relay>>,
 }
 
 impl Peer {
+    /// Leaves what is to go on when the connection has become one of bytes.
+    pub(super) fn leave(&self, relay: Relay) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// What was left, if anything was.
+    pub(super) fn take_relay(&self) -> Option<Relay> {
+        let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.take()
+    }
+
     /// The client, if its certificate was verified.
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.certificate {
@@ -92,6 +107,7 @@ impl Proxy {
             allowed: shared.clients.of(&certificate, connection.remote.ip()),
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
+            relay: Mutex::new(None),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
@@ -102,7 +118,7 @@ impl Proxy {
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
+        let stream = Stream::new(connection.stream, activity, timeout, http2);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -114,7 +130,7 @@ impl Proxy {
         if http2 {
             let inbox = Inbox::default();
             let server = http2_server(&self.0.settings, inbox.clone());
-            let connection = server.serve_connection(stream, service);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
             let streams = Streams::new(inbox);
             Box::pin(driver.drive(Box::pin(Multiplexed {
                 connection,
@@ -122,7 +138,7 @@ impl Proxy {
             })))
         } else {
             let server = http1_server(&self.0.settings);
-            let connection = server.serve_connection(stream, service);
+            let connection = Sleeper::new(server, stream, service);
             Box::pin(driver.drive(Box::pin(connection)))
         }
     }
@@ -189,7 +205,8 @@ mod tests {
 
     use super::*;
 
-    type Io = TokioIo<Stream<TlsStream<tokio::net::TcpStream>>>;
+    type Io = TokioIo<Plain>;
+    type Plain = Stream<TlsStream<tokio::net::TcpStream>>;
 
     fn size<A, F, Fut>(_: F) -> usize
     where
@@ -205,12 +222,17 @@ mod tests {
         let service = |_: http::Request<hyper::body::Incoming>| async {
             Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
         };
-        let drive = size(|(driver, connection)| {
+        let drive = size(|(driver, connection): (Driver, Plain)| {
             let server = http1::Builder::new();
-            let none = server.serve_connection::<Io, _>(connection, service_fn(service));
-            Driver::drive(driver, Box::pin(none))
+            let sleeper = Sleeper::new(server, connection, service_fn(service));
+            Driver::drive(driver, Box::pin(sleeper))
         });
-        let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
+        let http1 = size(|io: Io| {
+            let server = http1::Builder::new();
+            server
+                .serve_connection(io, service_fn(service))
+                .with_upgrades()
+        });
         let http2 = size(|io: Io| {
             let inbox = Inbox::default();
             let server = http2::Builder::new(inbox.clone());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::Shared;
 use super::connection::Peer;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use crate::drain::Draining;
 use crate::identity::Live;
 use crate::metrics::ByReason;
@@ -23,6 +24,9 @@ use crate::reason::Reason;
 
 /// How long an HTTP/2 client has to acknowledge that no more requests are taken.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long a connection is idle before it gives back what it need not hold.
+const REST: Duration = Duration::from_secs(2);
 
 /// How a connection ended.
 enum End {
@@ -34,6 +38,8 @@ enum End {
     SlowHead,
     /// The client took nothing of any answer for too long.
     Stalled,
+    /// The client sent more frames than their budgets allow.
+    Flooded,
     /// The client took its answers too slowly.
     SlowTaker,
     /// It was wound up and did not close.
@@ -52,6 +58,8 @@ pub(super) struct Driver {
     max_age: Duration,
     wound_up: bool,
     hung_up: bool,
+    /// How many bytes the client had sent when the connection was put to rest: as long as no more come, it rests.
+    rests_at: Option<u64>,
     taking: Taking,
 }
 
@@ -75,7 +83,8 @@ fn millis(duration: Duration) -> u32 {
 
 /// What a look at the clock came to.
 enum Look {
-    GoOn(Duration),
+    GoOn,
+    Rest,
     WindUp,
     HangUp,
     End(End),
@@ -94,6 +103,7 @@ impl Driver {
             max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
             wound_up: false,
             hung_up: false,
+            rests_at: None,
             taking: Taking {
                 left_ms: u32::MAX,
                 looked_ms: 0,
@@ -105,7 +115,7 @@ impl Driver {
     /// The connection is boxed for itself: a future that pins what it was given holds it twice.
     pub(super) async fn drive<C: WindUp>(mut self, mut connection: Pin<Box<C>>) {
         let mut forced = self.draining.clone();
-        let timer = sleep(self.idle_limit().min(self.period()));
+        let timer = sleep(self.next_look());
         tokio::pin!(timer);
         loop {
             // The arms that end the connection come first, so that its reason does not depend on chance.
@@ -122,7 +132,12 @@ impl Driver {
                 result = &mut connection => Look::End(self.over(result)),
             };
             match look {
-                Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
+                Look::GoOn => timer.as_mut().reset(Instant::now() + self.next_look()),
+                Look::Rest => {
+                    self.rests_at = Some(self.peer.activity.bytes_received());
+                    connection.as_mut().rest();
+                    timer.as_mut().reset(Instant::now() + self.next_look());
+                }
                 Look::WindUp => {
                     self.wound_up = true;
                     self.peer.activity.wind_up();
@@ -143,6 +158,12 @@ impl Driver {
                     connection.as_mut().wind_up();
                 }
                 Look::End(end) => {
+                    let over = matches!(end, End::Over(Ok(())));
+                    let relay = over.then(|| self.peer.take_relay()).flatten();
+                    let end = match relay {
+                        Some(relay) => Box::pin(self.relay(relay)).await,
+                        None => end,
+                    };
                     self.note(&end);
                     return farewell(&self.shared, &self.peer, &end);
                 }
@@ -150,12 +171,33 @@ impl Driver {
         }
     }
 
-    /// A connection that ended by itself, or by a write that had no end.
+    /// Goes on with a connection that has become one of bytes. A drain ends it, since nobody knows when it would end by
+    /// itself, and so does its age.
+    async fn relay(&mut self, relay: Relay) -> End {
+        let left = self.max_age.saturating_sub(self.peer.activity.age());
+        tokio::select! {
+            biased;
+            fault = self.live.closed() => End::Distrusted(fault),
+            () = self.draining.draining() => End::Forced,
+            () = sleep(left) => End::Over(Ok(())),
+            result = relay.run() => {
+                if let Err(error) = result {
+                    debug!(remote = %self.peer.remote, %error, "a WebSocket broke");
+                }
+                End::Over(Ok(()))
+            }
+        }
+    }
+
+    /// A connection that ended by itself, by a write that had no end or by too many frames.
     fn over(&self, result: hyper::Result<()>) -> End {
-        let stalled = self.peer.activity.ended() == Some(Reason::StalledClient);
-        match result {
-            Err(_) if stalled => End::Stalled,
-            result => End::Over(result),
+        match (&result, self.peer.activity.ended()) {
+            (Err(_), Some(Reason::StalledClient)) => End::Stalled,
+            (Err(_), Some(Reason::TooManyFrames)) => End::Flooded,
+            (Err(error), None) if given_up(error) == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                End::Flooded
+            }
+            _ => End::Over(result),
         }
     }
 
@@ -191,8 +233,7 @@ impl Driver {
         let slow = self.takes_too_slowly();
         let (settings, activity) = (&self.shared.settings, &self.peer.activity);
         let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
-        // Frames without a request (PING, SETTINGS) are no head that drips: HTTP/2 has the idle time alone.
-        if !self.http2 && past(activity.head_for(), settings.head_timeout) {
+        if past(activity.head_for(), settings.head_timeout) {
             return Look::End(End::SlowHead);
         }
         if past(activity.stalled_for(), settings.send_timeout) {
@@ -215,9 +256,26 @@ impl Driver {
         if age >= self.max_age && !self.wound_up {
             return Look::WindUp;
         }
-        let idle = activity.idle_for().unwrap_or_default();
-        let next = limit.saturating_sub(idle).min(self.period());
-        Look::GoOn(next.max(Duration::from_millis(1)))
+        match !self.is_resting() && past(activity.resting_for(), REST) {
+            true => Look::Rest,
+            false => Look::GoOn,
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.rests_at == Some(self.peer.activity.bytes_received())
+    }
+
+    /// When the clock is looked at next.
+    fn next_look(&self) -> Duration {
+        let idle = self.peer.activity.idle_for();
+        let next = self.idle_limit().saturating_sub(idle.unwrap_or_default());
+        let next = next.min(self.period());
+        let rest = match idle.and_then(|idle| REST.checked_sub(idle)) {
+            Some(rest) if !self.http2 => rest,
+            Some(_) | None => Duration::MAX,
+        };
+        next.min(rest).max(Duration::from_millis(1))
     }
 
     /// How long nothing needs a look at the clock.
@@ -251,28 +309,19 @@ impl Driver {
                 self.peer.activity.set_ended(Reason::ClientTooSlow);
             }
             End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
+            End::Flooded => self.peer.activity.set_ended(Reason::TooManyFrames),
             End::Over(_) | End::Idle => {}
         }
     }
 }
 
-/// A server connection that can be told to take no more requests.
+/// A server connection that can be told what its driver decides.
 pub(super) trait WindUp: Future<Output = hyper::Result<()>> {
+    /// To take no more requests.
     fn wind_up(self: Pin<&mut Self>);
-}
 
-impl<I, S> WindUp for http1::Connection<I, S>
-where
-    Self: Future<Output = hyper::Result<()>>,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn wind_up(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    /// To give back what it need not hold while nothing is going on.
+    fn rest(self: Pin<&mut Self>);
 }
 
 pin_project! {
@@ -310,6 +359,9 @@ where
     fn wind_up(self: Pin<&mut Self>) {
         self.project().connection.graceful_shutdown();
     }
+
+    // Its state, the compression tables and the windows, is shared with the client.
+    fn rest(self: Pin<&mut Self>) {}
 }
 
 fn refused(shared: &Shared, reason: Reason) {
@@ -328,7 +380,7 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             "client connection over"
         ),
         End::Over(Err(error)) => {
-            if error.is_parse() {
+            if error.is_parse() || given_up(error).is_some() {
                 refused(Reason::BadRequest);
             }
             debug!(%remote, error = %Causes(error), "client connection broke");
@@ -351,6 +403,10 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             refused(Reason::StalledClient);
             debug!(%remote, "client connection closed: the client takes nothing");
         }
+        End::Flooded => {
+            refused(Reason::TooManyFrames);
+            debug!(%remote, "client connection closed: more frames than their budgets allow");
+        }
         End::SlowTaker => {
             refused(Reason::ClientTooSlow);
             debug!(%remote, "client connection closed: the client takes its answer too slowly");
@@ -361,6 +417,13 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             debug!(%remote, "client connection closed: the drain is over");
         }
     }
+}
+
+/// Why the parser of HTTP/2 closed the connection, if it was its doing.
+fn given_up(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    let ours = cause.is_go_away() && cause.is_library();
+    cause.reason().filter(|_| ours)
 }
 
 struct Causes<'a>(&'a hyper::Error);

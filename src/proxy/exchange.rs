@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
@@ -38,7 +38,9 @@ pub(super) struct Exchange {
     version: Version,
     route: Option<Arc<Published>>,
     /// Whether the request has a body.
-    has_body: bool,
+    pub(super) has_body: bool,
+    /// Whether the client takes trailers.
+    pub(super) trailers: bool,
     upload: Option<Meter>,
     status: Option<u16>,
     reason: Option<Reason>,
@@ -57,7 +59,8 @@ impl Exchange {
         has_body: bool,
     ) -> Self {
         shared.requests.fetch_add(1, Ordering::Relaxed);
-        peer.activity.begin();
+        peer.activity
+            .begin(has_body && request.version != Version::HTTP_2);
         Self {
             shared,
             peer,
@@ -69,6 +72,7 @@ impl Exchange {
             version: request.version,
             route: None,
             has_body,
+            trailers: false,
             upload: None,
             status: None,
             reason: None,
@@ -86,6 +90,9 @@ impl Exchange {
 
     /// Notes how to look at the request body.
     pub(super) fn watch_upload(&mut self, meter: Meter) {
+        if self.has_body && self.version != Version::HTTP_2 {
+            self.peer.activity.watch_upload(meter.clone());
+        }
         self.upload = Some(meter);
     }
 
@@ -132,7 +139,7 @@ impl Exchange {
             if let Some(phrase) = phrase {
                 head.extensions.insert(phrase);
             }
-            if last {
+            if last && head.status != StatusCode::SWITCHING_PROTOCOLS {
                 head.headers
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -318,7 +325,15 @@ impl Body for Answer {
         let this = &mut *self;
         let polled = this.poll_payload(cx);
         this.press(polled.is_ready());
-        let frame = ready!(polled);
+        let mut frame = ready!(polled);
+        if let Some(Ok(last)) = &mut frame
+            && let Some(trailers) = last.trailers_mut()
+        {
+            headers::strip_trailers(trailers);
+            if !this.exchange.trailers || trailers.is_empty() {
+                frame = None;
+            }
+        }
         match &frame {
             None => this.exchange.complete = true,
             Some(Ok(frame)) => {

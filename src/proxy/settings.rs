@@ -22,7 +22,7 @@ pub struct Settings {
     pub target_size: usize,
     /// How many requests a second one client may keep up, told by its certificate or else by its address; 0 is any number.
     pub client_rate: u32,
-    /// The time from the first byte of a request head to its last (HTTP/1.1).
+    /// The time from the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// How long a client connection may be without a request.
     pub idle_timeout: Duration,
@@ -30,6 +30,8 @@ pub struct Settings {
     pub body_pace: Pace,
     /// How long a client may take no byte of what it is sent.
     pub send_timeout: Duration,
+    /// How long a WebSocket may be without a byte in either direction.
+    pub websocket_idle: Duration,
     /// The age at which a client connection is wound up; each gets up to a tenth more, so that they do not come back
     /// all at once.
     pub max_age: Duration,
@@ -57,6 +59,7 @@ impl Default for Settings {
             idle_timeout: 120 * SECOND, // IIS' own
             body_pace: Pace::default(),
             send_timeout: 5 * MINUTE, // a laptop that slept comes back on another address anyway
+            websocket_idle: 10 * MINUTE, // several of the pings that servers send
             max_age: 24 * HOUR, // so that changes of addresses and certificates reach everyone within a day
             streams: 200,       // hyper's own; clients open a handful
             stream_window: 256 << 10, // 20 Mbit/s at 100 ms
@@ -100,6 +103,7 @@ impl Settings {
                 .into(),
             },
             send_timeout: time(reader, "send-timeout", default.send_timeout, 24 * HOUR),
+            websocket_idle: time(reader, "websocket-idle", default.websocket_idle, 24 * HOUR),
             max_age: time(reader, "max-age", default.max_age, 30 * 24 * HOUR),
             streams: whole(reader, "streams", default.streams, 1..=10_000),
             stream_window: size(

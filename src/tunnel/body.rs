@@ -111,7 +111,7 @@ impl Body {
     }
 
     /// A body without a byte.
-    pub(super) fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             slot: None,
             counted: None,
@@ -139,6 +139,15 @@ impl Body {
     /// The connection point whose tunnel brought this body; `None` on the connection point itself.
     pub fn connection_point(&self) -> Option<&Arc<str>> {
         self.carrier.as_ref()
+    }
+
+    /// Goes on with the request's body, for who has no room for more of the answer at the moment. Reading does so by
+    /// itself.
+    ///
+    /// # Errors
+    /// The request body's.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.poll_rest(cx)
     }
 
     fn finish(&mut self) {

@@ -149,6 +149,10 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// The largest DATA frame that is taken: with its head of nine bytes it fills four TLS records.
 const FRAME: u32 = (64 << 10) - 9;
 
+/// The table of header fields that a gateway may keep with a connection point: some sixty client certificates, which come
+/// again with each request of a client. A longer one would be searched for longer than it saves.
+const FIELD_TABLE: u32 = 64 << 10;
+
 /// How many bytes one stream may have queued for the peer.
 const SEND_BUFFER: usize = 256 << 10;
 
@@ -177,8 +181,11 @@ pub(super) fn server(wire: &Wire) -> h2::server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(wire.header_list)
+        .header_table_size(FIELD_TABLE)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(wire.streams)
+        // RFC 8441: WebSockets.
+        .enable_connect_protocol()
         .max_concurrent_reset_streams(wire.streams as usize)
         // Many clients may leave at once (a load balancer that restarts): that is no attack of the gateway.
         .max_pending_accept_reset_streams(wire.streams as usize)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use opencmg::gateway::Settings;
-use opencmg::listener::Network;
+use opencmg::units::Network;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
