@@ -1,11 +1,12 @@
 //! CRLs that the gateway fetches by itself: found, waited for, refreshed, kept.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::UnixTime;
 use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+use tokio::time::Instant;
 
 use crate::client::get;
 use crate::publisher::Publisher;
