@@ -7,6 +7,7 @@
     reason = "a figure that criterion has no place for"
 )]
 
+use std::alloc::System;
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -18,6 +19,10 @@ use opencmg::pki::{
     Anchors, Certificate, CertificateDer, Crl, CrlSet, IssuerKey, Limits, Listed, Policy,
     Revocation, Serial, UnixTime, Usage,
 };
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const ENTRIES: [usize; 4] = [0, 2_000, 100_000, 1_000_000];
 const LIVE: usize = 10_000;
@@ -120,13 +125,14 @@ fn lookup(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("crl");
     for entries in ENTRIES {
         let der = list(ca, entries, 1);
-        let before = resident_kib();
+        let region = Region::new(ALLOCATOR);
         let crl = read(ca, &der);
+        let heap = region.change();
         if entries == ENTRIES[3] {
-            let bytes = crl.entries() * size_of::<Serial>();
-            let grown = resident_kib().saturating_sub(before);
+            let kept = heap.bytes_allocated.saturating_sub(heap.bytes_deallocated);
+            let calls = heap.allocations + heap.reallocations;
             println!(
-                "crl/memory_{entries}: {bytes} B of serial numbers, resident memory grew by {grown} KiB"
+                "crl/memory_{entries}_entries: {kept} B kept, {calls} allocations while it was read"
             );
             group.sample_size(10);
             group.bench_function(format!("read_{entries}_entries"), |b| {
@@ -196,14 +202,6 @@ fn swap(criterion: &mut Criterion) {
     });
     group.finish();
     drop(live);
-}
-
-/// The resident memory of this process, where the system tells it.
-fn resident_kib() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    number.unwrap_or(0)
 }
 
 criterion_group!(benches, chain, lookup, swap);

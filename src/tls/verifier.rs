@@ -129,7 +129,7 @@ impl ClientCertVerifier for Verifier {
 
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).
 fn alert_of(reason: Reason) -> CertificateError {
-    const ALERTS: [(Reason, CertificateError); 6] = [
+    const ALERTS: [(Reason, CertificateError); 7] = [
         (Reason::CertificateExpired, CertificateError::Expired),
         (
             Reason::CertificateNotYetValid,
@@ -148,6 +148,7 @@ fn alert_of(reason: Reason) -> CertificateError {
             Reason::RevocationUnknown,
             CertificateError::UnknownRevocationStatus,
         ),
+        (Reason::CrlStale, CertificateError::ExpiredRevocationList),
     ];
     let alert = ALERTS.into_iter().find(|(known, _)| *known == reason);
     // Everything else is told as bad_certificate.
