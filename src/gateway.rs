@@ -178,7 +178,7 @@ impl Core {
         let built = Built::build(&definition, &metrics)?;
         let loops = Tasks::new();
         let refresher = Refresher::new(settings.revocation, metrics.clone(), loops.clone());
-        let revocation = revocation::begin(&refresher, &definition, &built.clients);
+        let revocation = revocation::begin(&refresher, &definition, &built.clients, &metrics);
         let clients = Trust::with_settings(
             built.clients,
             revocation,

@@ -12,9 +12,11 @@ pub(super) fn begin(
     refresher: &Refresher,
     definition: &Definition,
     anchors: &Anchors,
+    metrics: &Metrics,
 ) -> Revocation {
     refresher.apply(&definition.fetching, configured(definition, anchors));
     let crls = in_force(refresher, definition);
+    tell_crls(&crls, metrics);
     let teller = refresher.clone();
     let revocation = Revocation::new(definition.revocation.clone(), crls);
     revocation.telling(Arc::new(move |wanted| teller.want(wanted)))
@@ -69,7 +71,7 @@ fn configured(definition: &Definition, anchors: &Anchors) -> Configured {
 }
 
 /// Tells the metrics of the CRLs in force: the newest of each key.
-pub(super) fn tell_crls(crls: &CrlSet, metrics: &Metrics) {
+fn tell_crls(crls: &CrlSet, metrics: &Metrics) {
     metrics.crl_made.clear();
     metrics.crl_due.clear();
     metrics.crl_entries.clear();

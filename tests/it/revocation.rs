@@ -230,7 +230,7 @@ fn lists_made_by_openssl_are_read_whatever_signs_them() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     let configuration = "[ca]\ndefault_ca = a\n[a]\ndatabase = index.txt\ncrlnumber = number\n\
-        [delta]\n2.5.29.27 = critical, ASN1:INTEGER:1\ncrlNumber = 2\n\
+        [delta]\n2.5.29.27 = critical, ASN1:INTEGER:1\n\
         [indirect]\nissuingDistributionPoint = critical, @idp\n[idp]\nindirectCRL = TRUE\n\
         [leaves]\nissuingDistributionPoint = critical, @only\n[only]\nonlyuser = TRUE\n\
         [reasons]\nissuingDistributionPoint = critical, @some\n[some]\nonlysomereasons = keyCompromise\n";
