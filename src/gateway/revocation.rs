@@ -1,6 +1,9 @@
 //! How CRLs of files and fetched ones become part of the clients' trust.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use tracing::warn;
 
 use super::{Core, Definition};
 use crate::metrics::{ByIssuer, Metrics};
@@ -49,6 +52,22 @@ impl Core {
         let crls = in_force(&self.refresher, &current);
         tell_crls(&crls, &self.metrics);
         self.clients.replace_crls(crls);
+    }
+}
+
+/// The CRLs that are known to be stale, so that each is told once.
+#[derive(Debug, Default)]
+pub(super) struct Stale(HashSet<String>);
+
+impl Stale {
+    /// Logs each CRL in force that has gone stale since the last look.
+    pub(super) fn tell(&mut self, crls: &CrlSet, now: UnixTime) {
+        let stale = crls.iter().filter(|crl| crl.next_update() < now);
+        let stale: HashSet<_> = stale.map(|crl| crl.title()).collect();
+        for title in stale.difference(&self.0) {
+            warn!("{title} is stale: it should have been followed by another");
+        }
+        self.0 = stale;
     }
 }
 

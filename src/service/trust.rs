@@ -79,10 +79,14 @@ fn read_crls(
     for (index, path) in reader.paths("crls").into_iter().enumerate() {
         let named = |what: String| format!("{}: {what}", path.display());
         let fault = |what: String| reader.fault(&format!("crls[{index}]"), named(what));
-        let lists = match files.read_large(&path, MAX_CRL) {
-            Ok(bytes) => pki::read_crl_file(&bytes).map_err(|error| error.to_string()),
-            Err(what) => Err(what),
+        let bytes = match files.read_large(&path, MAX_CRL) {
+            Ok(bytes) => bytes,
+            Err(what) => {
+                fault(what);
+                continue;
+            }
         };
+        let lists = pki::read_crl_file(&bytes).map_err(|error| error.to_string());
         for der in lists.map_err(fault).unwrap_or_default() {
             match Crl::read(&der, &issuers) {
                 Ok(crl) => crls.push(Arc::new(crl)),

@@ -252,7 +252,8 @@ fn lists_made_by_openssl_are_read_whatever_signs_them() {
             ),
         );
         let certificates = opencmg::pki::read_certificates(&fs::read(dir.join("ca.pem")).unwrap());
-        let lists = opencmg::pki::read_crl_file(&fs::read(dir.join("a.crl")).unwrap()).unwrap();
+        let file = fs::read(dir.join("a.crl")).unwrap();
+        let lists = opencmg::pki::read_crl_file(&file).unwrap();
         Crl::read(&lists[0], &certificates.unwrap())
     };
     let (rsa, p256) = ("rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256");

@@ -203,7 +203,7 @@ fn what_is_no_list_is_told_by_what_it_is() {
         read_crl_file(two.as_bytes()).unwrap(),
         [der.clone(), der.clone()]
     );
-    assert_eq!(read_crl_file(&der).unwrap(), [der]);
+    assert_eq!(read_crl_file(&der).unwrap(), [&der[..]]);
 }
 
 #[test]
