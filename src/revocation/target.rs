@@ -254,7 +254,12 @@ impl Target {
                 false => Validators::default(),
             };
             match fetch::get(&limits, url, &known).await {
-                Ok(Fetched::Unchanged) => return Ok(None),
+                Ok(Fetched::Unchanged) if known != Validators::default() => return Ok(None),
+                Ok(Fetched::Unchanged) => {
+                    faults.push(format!(
+                        "{url} was answered with 304, though nothing was known"
+                    ));
+                }
                 Ok(Fetched::Changed { body, validators }) => {
                     let validators = match *url == self.key.url {
                         true => validators,

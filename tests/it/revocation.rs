@@ -176,12 +176,19 @@ async fn without_a_crl_a_client_is_refused_unless_the_policy_says_otherwise() {
             "served",
         ),
         ("", "CMGService_ClientCertificateRevocationUnknown"),
+        (
+            "discover = false",
+            "CMGService_ClientCertificateRevocationUnknown",
+        ),
         ("check = false", "served"),
     ] {
         fs::write(&file, text.replace(crls, lines)).unwrap();
         answers(phrase).await;
     }
     world.gateways[0].says("no CRL is checked").await;
+    world.gateways[0]
+        .says("every client is refused, since no CRL can be had")
+        .await;
     world.finish().await;
     backend.stop().await;
 }
