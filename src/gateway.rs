@@ -2,28 +2,31 @@
 
 mod built;
 mod reception;
+mod revocation;
 mod settings;
+mod sockets;
 mod status;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use self::built::{Built, tell_expiry};
+use self::built::{Built, tell_expiry, tell_notes};
 use self::reception::Reception;
 pub use self::settings::{Definition, Settings};
+use self::sockets::Sockets;
 use crate::admin::{self, Health, Views};
 use crate::drain::Drain;
 use crate::identity::Trust;
 use crate::instances::Instance;
-use crate::listener::{self, Listener};
+use crate::listener::Listener;
 use crate::metrics::Metrics;
 use crate::pki::{UnixTime, Usage};
 use crate::proxy::{self, Proxy};
+use crate::revocation::Refresher;
 use crate::tasks::Tasks;
 use crate::tls::{Port, ServerTls, VerifyFn};
 use crate::tunnel::{self, Budget, Hello, Random, Registry};
@@ -68,6 +71,7 @@ struct Core {
     listener: Listener,
     clients: Trust,
     connection_points: Trust,
+    refresher: Refresher,
     proxy: Proxy,
     registry: Registry,
     metrics: Metrics,
@@ -76,14 +80,6 @@ struct Core {
     connections: Tasks,
     /// Everything else.
     loops: Tasks,
-}
-
-#[derive(Debug, Default)]
-struct Sockets {
-    client: Vec<TcpListener>,
-    tunnel: Vec<TcpListener>,
-    health: Option<TcpListener>,
-    admin: Option<TcpListener>,
 }
 
 impl Gateway {
@@ -146,6 +142,7 @@ impl Gateway {
             warn!("the drain's deadline has passed: what is left is ended");
         }
         core.drain.force();
+        core.refresher.stop();
         for tasks in [&core.connections, &core.loops] {
             if timeout(AFTERMATH, tasks.join()).await.is_err() {
                 tasks.abort();
@@ -179,8 +176,12 @@ impl Core {
         metrics: Metrics,
     ) -> Result<Self, Vec<String>> {
         let built = Built::build(&definition, &metrics)?;
+        let loops = Tasks::new();
+        let refresher = Refresher::new(settings.revocation, metrics.clone(), loops.clone());
+        let revocation = revocation::begin(&refresher, &definition, &built.clients);
         let clients = Trust::with_settings(
             built.clients,
+            revocation,
             Usage::Client,
             metrics.clone(),
             settings.trust,
@@ -192,6 +193,7 @@ impl Core {
         );
         let tls = tls_of(&definition, &clients, &connection_points)?;
         tell_expiry(&definition, &metrics);
+        tell_notes(&definition, &metrics);
 
         let instance = Instance::new(settings.instance, &mut rand::rng());
         let hello = Hello::alone(
@@ -229,7 +231,8 @@ impl Core {
             metrics,
             drain,
             connections,
-            loops: Tasks::new(),
+            refresher,
+            loops,
         })
     }
 
@@ -237,6 +240,7 @@ impl Core {
     fn serve(self: &Arc<Self>, sockets: Sockets, addresses: &Addresses) {
         let reception = Reception {
             clients: self.clients.clone(),
+            refresher: self.refresher.clone(),
             connection_points: self.connection_points.clone(),
             proxy: self.proxy.clone(),
             registry: self.registry.clone(),
@@ -281,6 +285,12 @@ impl Core {
             self.loops.spawn(serving);
         }
         self.loops.spawn(Arc::clone(self).recheck());
+        let core = Arc::downgrade(self);
+        self.refresher.start(Box::new(move || {
+            if let Some(core) = core.upgrade() {
+                core.apply_fetched();
+            }
+        }));
     }
 
     /// Closes connections whose chains have ended, until the drain is over.
@@ -318,14 +328,12 @@ impl Core {
         }
         self.proxy.replace(built.routes);
         self.registry.apply(built.policy);
-        let trust = (&definition.anchors, &definition.intermediates);
-        if trust != (&current.anchors, &current.intermediates) {
-            self.clients.replace(built.clients);
-        }
+        self.apply_trust(built.clients, &definition, &current);
         if definition.connection_point_ca != current.connection_point_ca {
             self.connection_points.replace(built.connection_points);
         }
         tell_expiry(&definition, &self.metrics);
+        tell_notes(&definition, &self.metrics);
         *current = definition;
         Ok(())
     }
@@ -350,38 +358,4 @@ fn tls_of(
         Arc::new(move |presented| trust.verify(presented).map(drop))
     };
     ServerTls::build(&definition.tls, verify(clients), verify(connection_points))
-}
-
-impl Sockets {
-    fn bind(settings: &Settings) -> Result<Self, Vec<String>> {
-        let mut faults = Vec::new();
-        let mut bind = |address: SocketAddr| match listener::bind(address) {
-            Ok(socket) => Some(socket),
-            Err(fault) => {
-                faults.push(fault);
-                None
-            }
-        };
-        let sockets = Self {
-            client: settings.listen.iter().filter_map(|a| bind(*a)).collect(),
-            tunnel: settings
-                .tunnel_listen
-                .iter()
-                .filter_map(|a| bind(*a))
-                .collect(),
-            health: settings.health.and_then(&mut bind),
-            admin: settings.admin.and_then(&mut bind),
-        };
-        faults.is_empty().then_some(sockets).ok_or(faults)
-    }
-
-    fn addresses(&self) -> Addresses {
-        let one = |socket: &TcpListener| socket.local_addr().ok();
-        Addresses {
-            client: self.client.iter().filter_map(one).collect(),
-            tunnel: self.tunnel.iter().filter_map(one).collect(),
-            health: self.health.as_ref().and_then(one),
-            admin: self.admin.as_ref().and_then(one),
-        }
-    }
 }

@@ -1,9 +1,10 @@
 //! Who a peer is, by its verified certificate, and for how long that holds.
 //!
-//! [`Trust`] verifies chains against one immutable generation of anchors and keeps an index of live connections, so
+//! [`Trust`] verifies chains against one immutable generation of anchors, intermediates and CRLs and keeps an index of live connections, so
 //! that a new generation, or a chain that ends, closes those that stopped verifying. Nothing above this module sees a
 //! type of X.509. Rank 4.
 
+mod connections;
 mod generation;
 mod live;
 mod trust;

@@ -35,8 +35,8 @@
 //! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces |
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
 //! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
-//! | 3 | [`pki`], [`message`] | certificates and paths; header, path and body rules, refusals |
-//! | 4 | [`tls`], [`identity`], [`instances`] | the only rustls configurations; verified peers, generations of trust, live connections; who this instance is |
+//! | 3 | [`pki`], [`message`], [`fetch`] | certificates, CRLs and paths; header, path and body rules, refusals; outbound HTTP with limits |
+//! | 4 | [`tls`], [`identity`], [`instances`], [`revocation`] | the only rustls configurations; verified peers, generations of trust, live connections; who this instance is; CRLs that are fetched and kept fresh |
 //! | 5 | [`routing`], [`tunnel`], [`backend`] | path → endpoint; both ends of a tunnel; connections to backends |
 //! | 6 | [`listener`], [`proxy`], [`forward`], `load` | the accept loop; the gateway's request path; the connection point's; the load generator, a cargo feature |
 //! | 7 | [`admin`] | metrics, status and health over plain HTTP |
@@ -63,7 +63,8 @@
 //!   log about a request.
 //! - [`tunnel`] reads no clock but tokio's and takes its randomness and its connections as arguments, so that its life cycle
 //!   runs under simulation.
-//! - While no certificate revocation list is checked, start-up and the metrics say so.
+//! - A CRL is believed only once its signature was verified, and with the key of a CA that is trusted already. While none is
+//!   checked, the log and the metrics say so.
 
 pub mod admin;
 pub mod backend;
@@ -71,6 +72,7 @@ pub mod cli;
 pub mod config;
 pub mod connection_point;
 pub mod drain;
+pub mod fetch;
 pub mod forward;
 pub mod gateway;
 pub mod identity;
@@ -86,6 +88,7 @@ pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod reason;
+pub mod revocation;
 pub mod role;
 pub mod routing;
 pub mod service;

@@ -22,8 +22,8 @@ use prometheus_client::registry::Registry;
 
 pub use endpoint::{EndpointMetrics, Finished, StatusClass};
 pub use labels::{
-    ByCertificate, ByDial, ByEndpoint, ByFailure, ByHandshake, ByPeer, ByReason, ByReload, ByRole,
-    ByStatus, ByVerification, Dial, Handshake, Reload, Verification,
+    ByCertificate, ByDial, ByEndpoint, ByFailure, ByFetch, ByHandshake, ByIssuer, ByPeer, ByReason,
+    ByReload, ByRole, ByStatus, ByVerification, Dial, Fetch, Handshake, Reload, Verification,
 };
 pub use own::LIST as PROCESS_LIST;
 
@@ -85,9 +85,14 @@ families! {
 
     verifications: Counters<ByVerification> = "certificate_verifications", Family::default(), "Client certificates looked at, by outcome.";
     verification_failures: Counters<ByReason> = "certificate_refusals", Family::default(), "Client certificates refused, by reason.";
-    trust_generation: Gauge = "trust_generation", Gauge::default(), "The trust generation in force; it rises with every change of anchors or intermediates.";
+    trust_generation: Gauge = "trust_generation", Gauge::default(), "The trust generation in force; it rises with every change of anchors, intermediates or CRLs.";
     trust_closed: Counters<ByReason> = "trust_closed_connections", Family::default(), "Live connections and tunnels closed since their chain stopped verifying, by reason.";
     revocation_checked: Gauge = "revocation_checked", Gauge::default(), "Whether client certificates are checked against CRLs; 0 means that none is.";
+    crl_made: Gauges<ByIssuer> = "crl_this_update_seconds", Family::default(), "When a CRL in force was made, in seconds since 1970-01-01 UTC, by issuer and key.";
+    crl_due: Gauges<ByIssuer> = "crl_next_update_seconds", Family::default(), "When a CRL in force goes stale, in seconds since 1970-01-01 UTC, by issuer and key.";
+    crl_entries: Gauges<ByIssuer> = "crl_entries", Family::default(), "How many certificates a CRL in force revokes, by issuer and key.";
+    crl_fetches: Counters<ByFetch> = "crl_fetches", Family::default(), "Attempts to fetch a CRL, by outcome.";
+    crl_fetches_failing: Gauge = "crl_fetches_failing", Gauge::default(), "Places of CRLs of which the last attempt failed.";
     certificate_expiry: Gauges<ByCertificate> = "certificate_expiry_seconds", Family::default(), "When a configured certificate ends, in seconds since 1970-01-01 UTC, by use and name.";
     reloads: Counters<ByReload> = "reloads", Family::default(), "Reloads of the service definition or a configuration, by outcome.";
 

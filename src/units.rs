@@ -2,8 +2,12 @@
 //!
 //! Rank 0: imports nothing of this crate. Used by `settings` to read and by messages to print.
 
+mod network;
+
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
+
+pub use network::Network;
 
 const DURATION_UNITS: [(&str, u64); 6] = [
     ("d", 86_400_000),

@@ -17,6 +17,8 @@ listen = ["127.0.0.1:{port}"]
 health = "127.0.0.1:{health}"
 admin = "127.0.0.1:{admin}"
 drain-deadline = "1s"
+[proxy]
+client-rate = 1000000
 [log]
 level = "warn"
 """
@@ -31,6 +33,8 @@ key = "{pki}/rsa-server.key"
 [trust]
 anchors = ["{pki}/ec-root.pem", "{pki}/rsa-root.pem"]
 intermediates = ["{pki}/ec-intermediate.pem", "{pki}/rsa-intermediate.pem"]
+[trust.revocation]
+check = false # as the peers are set up
 [connection-points]
 ca = ["{pki}/ec-root.pem"]
 {points}{roles}"""

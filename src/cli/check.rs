@@ -35,10 +35,15 @@ async fn gateway(path: &Path) -> Result<String, Vec<Problem>> {
         }
     };
     let (name, roles) = (definition.name.clone(), definition.roles.len());
+    let notes: String = definition
+        .notes
+        .iter()
+        .map(|note| format!("\nnote: {note}"))
+        .collect();
     bind(path, config.settings, definition, &Metrics::new()).await?;
     let roles = count(roles, "role");
     Ok(format!(
-        "all is well: a gateway of {name} with {roles}{note}"
+        "all is well: a gateway of {name} with {roles}{note}{notes}"
     ))
 }
 

@@ -271,7 +271,7 @@ fn start_access_log(settings: &logging::Settings, metrics: &Metrics) -> anyhow::
     AccessLog::start(&settings.access, counts).context("the access log cannot be started")
 }
 
-/// Logs where a gateway listens, and what it does not check.
+/// Logs where a gateway listens.
 pub(super) fn tell_where(addresses: &Addresses) {
     info!(
         client = ?addresses.client,
@@ -280,7 +280,6 @@ pub(super) fn tell_where(addresses: &Addresses) {
         admin = ?addresses.admin,
         "listening"
     );
-    warn!("no CRL is checked: a certificate that was revoked is accepted until it expires");
 }
 
 /// The settings of a gateway's process do not change while it runs; a fault would only show at the next start.

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use tracing::{info, warn};
+
 use super::Definition;
 use crate::metrics::{ByCertificate, Metrics};
 use crate::pki::{Anchors, Certificate, CertificateDer};
@@ -101,5 +103,20 @@ fn tell<'a>(
         };
         let end = i64::try_from(certificate.not_after.as_secs()).unwrap_or(i64::MAX);
         metrics.certificate_expiry.get_or_create(&labels).set(end);
+    }
+}
+
+/// Tells what an administrator should know of a definition, though nothing is wrong with it.
+pub(super) fn tell_notes(definition: &Definition, metrics: &Metrics) {
+    let checked = definition.revocation.check;
+    metrics.revocation_checked.set(i64::from(checked));
+    if !checked {
+        warn!("no CRL is checked: a certificate that was revoked is accepted until it expires");
+    }
+    for note in &definition.notes {
+        warn!("{note}");
+    }
+    for crl in &definition.crls {
+        info!(entries = crl.entries(), "a file brings {}", crl.title());
     }
 }

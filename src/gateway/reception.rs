@@ -3,14 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use crate::drain::Draining;
 use crate::identity::{ClientCertificate, Live, Trust};
 use crate::listener::{Arrived, Handler};
 use crate::metrics::{ByReason, Metrics};
+use crate::pki::IssuerKey;
 use crate::proxy::{Connection, Proxy};
 use crate::reason::Reason;
+use crate::revocation::Refresher;
 use crate::tls::{ClientCertificates, Purpose};
 use crate::tunnel::{Peer, Registry};
 
@@ -18,6 +21,7 @@ use crate::tunnel::{Peer, Registry};
 #[derive(Clone, Debug)]
 pub(super) struct Reception {
     pub(super) clients: Trust,
+    pub(super) refresher: Refresher,
     pub(super) connection_points: Trust,
     pub(super) proxy: Proxy,
     pub(super) registry: Registry,
@@ -39,13 +43,36 @@ impl Handler for Reception {
 
 impl Reception {
     fn serve_client(&self, arrived: Arrived, http2: bool) -> Served {
+        let live = self.clients.admit(&arrived.accepted.presented);
+        match crl_of(&live) {
+            Some(_) => Box::pin(self.clone().serve_in_doubt(arrived, http2, live)),
+            None => self.serve_judged(arrived, http2, live),
+        }
+    }
+
+    /// Serves a client whose status is not known, once its CRL has been tried to be had, or at the latest when the time
+    /// for that is over. Its first request waits; its handshake is over.
+    async fn serve_in_doubt(self, arrived: Arrived, http2: bool, mut live: Live) {
+        let deadline = Instant::now() + self.refresher.hold();
+        while let Some(issuer) = crl_of(&live)
+            && self.refresher.tried(issuer, deadline).await
+        {
+            live = self.clients.admit(&arrived.accepted.presented);
+        }
+        self.serve_judged(arrived, http2, live).await;
+    }
+
+    fn serve_judged(&self, arrived: Arrived, http2: bool, live: Live) -> Served {
         let Arrived {
             accepted,
             remote,
             unproven,
         } = arrived;
-        let live = self.clients.admit(accepted.presented);
         let verified = is_verified(&live);
+        if !verified && unproven.is_none() {
+            self.refuse_client(remote);
+            return Box::pin(std::future::ready(()));
+        }
         let connection = Connection {
             stream: accepted.stream,
             http2,
@@ -70,7 +97,7 @@ impl Reception {
             remote,
             unproven,
         } = arrived;
-        let mut live = self.connection_points.admit(accepted.presented);
+        let mut live = self.connection_points.admit(&accepted.presented);
         let identity = match live.certificate() {
             ClientCertificate::Verified(identity) => identity,
             ClientCertificate::Missing => {
@@ -94,11 +121,27 @@ impl Reception {
             .await;
     }
 
+    fn refuse_client(&self, remote: std::net::SocketAddr) {
+        let reason = Reason::TooManyConnections;
+        let refused = &self.metrics.connections_refused;
+        refused.get_or_create(&ByReason::new(reason)).inc();
+        let detail = "too many connections of one address without a verified certificate";
+        debug!(%remote, %reason, detail, "connection refused");
+    }
+
     fn refuse_tunnel(&self, remote: std::net::SocketAddr, detail: &str) {
         let reason = Reason::TunnelNotAuthenticated;
         let refusals = &self.metrics.tunnel_refusals;
         refusals.get_or_create(&ByReason::new(reason)).inc();
         warn!(%remote, %reason, detail, "a tunnel is refused");
+    }
+}
+
+/// Whose CRL is all that is missing to judge a client.
+fn crl_of(live: &Live) -> Option<IssuerKey> {
+    match live.certificate() {
+        ClientCertificate::Refused(fault) => fault.crl_of,
+        ClientCertificate::Verified(_) | ClientCertificate::Missing => None,
     }
 }
 

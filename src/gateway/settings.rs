@@ -1,14 +1,16 @@
 //! What a gateway is built from: the settings of its process, and the definition that may change while it runs.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity;
 use crate::instances;
 use crate::listener;
 use crate::logging::AccessLog;
-use crate::pki::{self, CertificateDer};
+use crate::pki::{self, CertificateDer, Crl};
 use crate::proxy;
+use crate::revocation;
 use crate::routing::RoleSettings;
 use crate::settings::Reader;
 use crate::tls;
@@ -31,6 +33,8 @@ pub struct Settings {
     pub listener: listener::Settings,
     /// What verifying clients may cost.
     pub trust: identity::Settings,
+    /// Where fetched CRLs are kept, and the way out to them.
+    pub revocation: revocation::Local,
     /// Serving requests.
     pub proxy: proxy::Settings,
     /// Tunnels.
@@ -53,6 +57,7 @@ impl Default for Settings {
             admin: Some(SocketAddr::from(([127, 0, 0, 1], 9440))),
             listener: listener::Settings::default(),
             trust: identity::Settings::default(),
+            revocation: revocation::Local::default(),
             proxy: proxy::Settings::default(),
             tunnel: RegistrySettings::default(),
             budget: BudgetSettings::default(),
@@ -85,6 +90,7 @@ impl Settings {
             );
         }
         let tunnel = root.table("tunnel");
+        let trust = root.table("trust");
         Self {
             instance: instances::Settings::read(gateway),
             listen: addresses("listen", default.listen),
@@ -92,7 +98,8 @@ impl Settings {
             health: address("health", default.health),
             admin,
             listener: listener::Settings::read(&root.table("listener")),
-            trust: identity::Settings::read(&root.table("trust")),
+            trust: identity::Settings::read(&trust),
+            revocation: revocation::Local::read(&trust),
             proxy: proxy::Settings::read(&root.table("proxy")),
             tunnel: RegistrySettings::read(&tunnel),
             budget: BudgetSettings::read(&tunnel),
@@ -121,6 +128,14 @@ pub struct Definition {
     pub intermediates: Vec<CertificateDer<'static>>,
     /// How many of both are taken.
     pub limits: pki::Limits,
+    /// What is asked of the revocation status of clients.
+    pub revocation: pki::Policy,
+    /// What is fetched of CRLs.
+    pub fetching: revocation::Settings,
+    /// The CRLs that files brought.
+    pub crls: Vec<Arc<Crl>>,
+    /// What an administrator should know, though nothing is wrong: sentences.
+    pub notes: Vec<String>,
     /// The CA certificates of connection points.
     pub connection_point_ca: Vec<CertificateDer<'static>>,
     /// The names of the connection points that may come.

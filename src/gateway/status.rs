@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Addresses, Core};
+use crate::pki::UnixTime;
 use crate::role::RoleId;
 use crate::tunnel::TunnelView;
 
@@ -23,7 +24,7 @@ pub(super) fn of(core: &Core, addresses: &Addresses) -> Value {
         "trust": {
             "generation": core.clients.generation(),
             "live": core.clients.live(),
-            "revocation": "no CRL is checked",
+            "revocation": revocation(core),
         },
         "roles": definition.roles.iter().map(|role| json!({
             "id": role.id,
@@ -43,5 +44,26 @@ fn tunnel(view: &TunnelView) -> Value {
         "long_polls": view.long_polls,
         "draining": view.draining,
         "roles": view.roles.iter().map(RoleId::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn revocation(core: &Core) -> Value {
+    let revocation = core.clients.revocation();
+    let now = UnixTime::now().as_secs();
+    let crls = revocation.crls().iter().map(|crl| {
+        json!({
+            "issuer": crl.issuer(),
+            "key": crl.issuer_key().short(),
+            "number": crl.number(),
+            "entries": crl.entries(),
+            "age_s": now.saturating_sub(crl.this_update().as_secs()),
+            "next_update": crl.next_update().as_secs(),
+            "stale": now > crl.next_update().as_secs(),
+        })
+    });
+    json!({
+        "checked": revocation.policy().check,
+        "crls": crls.collect::<Vec<_>>(),
+        "fetched": core.refresher.view(),
     })
 }

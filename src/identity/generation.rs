@@ -1,26 +1,37 @@
-//! One generation of trust: a set of anchors, and the chains that were verified by it.
+//! One generation of trust: anchors, intermediates and CRLs, and the chains that were verified by them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Identity;
-use crate::pki::{Anchors, CertificateDer, CertificateFault, Path, UnixTime, Usage};
+use crate::pki::{
+    Anchors, CertificateDer, CertificateFault, Issued, IssuerKey, Path, Revocation, UnixTime, Usage,
+};
 
 /// A chain that verified. Every connection that presented it shares this.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) identity: Arc<Identity>,
-    pub(super) not_after: UnixTime,
+    /// The last instant at which this holds by itself: a certificate of the chain ends then, or what is known of its status.
+    pub(super) until: UnixTime,
+    chain: Arc<Chain>,
+}
+
+/// What was verified.
+#[derive(Debug)]
+struct Chain {
+    not_after: UnixTime,
     presented: Vec<Bytes>,
     /// The fingerprint of the path's anchor.
     anchor: String,
+    issued: Vec<Issued>,
 }
 
 impl Verified {
-    fn new(presented: &[CertificateDer<'_>], path: &Path) -> Self {
+    fn new(presented: &[CertificateDer<'_>], path: Path) -> Self {
         let presented: Vec<_> = presented
             .iter()
             .map(|der| Bytes::copy_from_slice(der))
@@ -32,18 +43,40 @@ impl Verified {
         let chain = path.certificates.iter().map(shared).collect();
         Self {
             identity: Arc::new(Identity::of(&path.leaf, chain)),
-            not_after: path.not_after,
-            anchor: path.anchor.clone(),
-            presented,
+            until: path
+                .until
+                .map_or(path.not_after, |until| until.min(path.not_after)),
+            chain: Arc::new(Chain {
+                not_after: path.not_after,
+                anchor: path.anchor,
+                issued: path.issued,
+                presented,
+            }),
+        }
+    }
+
+    /// The keys that signed the chain.
+    pub(super) fn issuers(&self) -> impl Iterator<Item = IssuerKey> {
+        self.chain.issued.iter().map(|issued| issued.issuer_key)
+    }
+
+    /// The same with another status.
+    fn judged(&self, until: Option<UnixTime>) -> Self {
+        let not_after = self.chain.not_after;
+        Self {
+            identity: Arc::clone(&self.identity),
+            until: until.map_or(not_after, |until| until.min(not_after)),
+            chain: Arc::clone(&self.chain),
         }
     }
 }
 
-/// Anchors and what they verified. Immutable, but for what is remembered.
+/// What chains are verified by, and what was. Immutable, but for what is remembered.
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) number: u64,
     pub(super) anchors: Anchors,
+    pub(super) revocation: Revocation,
     usage: Usage,
     remembered: Mutex<Remembered>,
 }
@@ -56,12 +89,30 @@ pub(super) enum Found {
 }
 
 impl Generation {
-    pub(super) fn new(number: u64, anchors: Anchors, usage: Usage, capacity: usize) -> Self {
+    pub(super) fn new(
+        number: u64,
+        anchors: Anchors,
+        revocation: Revocation,
+        usage: Usage,
+        capacity: usize,
+    ) -> Self {
         Self {
             number,
             anchors,
+            revocation,
             usage,
             remembered: Mutex::new(Remembered::new(capacity)),
+        }
+    }
+
+    /// The next generation, in which only the CRLs of these issuers differ: chains of others stay remembered.
+    pub(super) fn with_crls(&self, revocation: Revocation, changed: &BTreeSet<IssuerKey>) -> Self {
+        Self {
+            number: self.number + 1,
+            anchors: self.anchors.clone(),
+            revocation,
+            usage: self.usage,
+            remembered: Mutex::new(self.remembered().without(changed)),
         }
     }
 
@@ -74,36 +125,54 @@ impl Generation {
     ) -> Result<(Arc<Verified>, Found), CertificateFault> {
         let key = key_of(presented);
         let remembered = self.remembered().get(&key);
-        if let Some(verified) = remembered.filter(|verified| now <= verified.not_after) {
+        if let Some(verified) = remembered.filter(|verified| now <= verified.until) {
             return Ok((verified, Found::Remembered));
         }
-        let path = self.anchors.verify(presented, self.usage, now)?;
-        let verified = Arc::new(Verified::new(presented, &path));
-        self.remembered().put(key, Arc::clone(&verified));
+        let verified = self.verify_path(presented, now)?;
         Ok((verified, Found::Computed))
     }
 
-    /// Verifies a chain that an earlier generation, or an earlier time, verified; in short if its path is whole here.
+    /// Verifies a chain whatever is remembered of it.
+    fn verify_path(
+        &self,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Arc<Verified>, CertificateFault> {
+        let (usage, revocation) = (self.usage, &self.revocation);
+        let path = self.anchors.verify(presented, usage, now, revocation)?;
+        let verified = Arc::new(Verified::new(presented, path));
+        let key = key_of(presented);
+        self.remembered().put(key, Arc::clone(&verified));
+        Ok(verified)
+    }
+
+    /// Verifies a chain that an earlier generation, or an earlier time, verified; in short if its path is whole here and
+    /// its certificates are not revoked.
     pub(super) fn verify_again(
         &self,
         verified: &Arc<Verified>,
         now: UnixTime,
     ) -> Result<Arc<Verified>, CertificateFault> {
-        let presented: Vec<_> = verified
+        let chain = &verified.chain;
+        let presented: Vec<_> = chain
             .presented
             .iter()
             .map(|der| CertificateDer::from(&der[..]))
             .collect();
-        let chain = &verified.identity.chain;
-        let whole = self
+        let path = &verified.identity.chain;
+        let holds = self
             .anchors
-            .still_holds(&verified.anchor, chain, &verified.presented);
-        if whole && now <= verified.not_after {
+            .still_holds(&chain.anchor, path, &chain.presented);
+        if holds
+            && now <= chain.not_after
+            && let Ok(until) = self.revocation.judge(&chain.issued, now).verdict
+        {
+            let verified = Arc::new(verified.judged(until));
             self.remembered()
-                .put(key_of(&presented), Arc::clone(verified));
-            return Ok(Arc::clone(verified));
+                .put(key_of(&presented), Arc::clone(&verified));
+            return Ok(verified);
         }
-        self.verify(&presented, now).map(|(verified, _)| verified)
+        self.verify_path(&presented, now)
     }
 
     fn remembered(&self) -> std::sync::MutexGuard<'_, Remembered> {
@@ -139,6 +208,21 @@ impl Remembered {
             capacity,
             young: HashMap::new(),
             old: HashMap::new(),
+        }
+    }
+
+    /// What is remembered, but for chains that one of these issuers signed.
+    fn without(&self, issuers: &BTreeSet<IssuerKey>) -> Self {
+        let kept = |half: &HashMap<Key, Arc<Verified>>| -> HashMap<_, _> {
+            let stays = |verified: &Verified| !verified.issuers().any(|key| issuers.contains(&key));
+            let kept = half.iter().filter(|(_, verified)| stays(verified));
+            kept.map(|(key, verified)| (*key, Arc::clone(verified)))
+                .collect()
+        };
+        Self {
+            capacity: self.capacity,
+            young: kept(&self.young),
+            old: kept(&self.old),
         }
     }
 

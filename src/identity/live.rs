@@ -21,8 +21,8 @@ enum State {
     /// Registered, and still being verified for the first time by the task that admits it.
     Pending,
     Verified(Arc<Verified>),
-    /// It stopped verifying: to be closed.
-    Closing(CertificateFault),
+    /// It stopped verifying: to be closed. With the chain as it last did.
+    Closing(CertificateFault, Arc<Verified>),
 }
 
 impl Entry {
@@ -38,26 +38,38 @@ impl Entry {
     pub(super) fn verified(&self) -> Option<Arc<Verified>> {
         match &*self.state() {
             State::Verified(verified) => Some(Arc::clone(verified)),
-            State::Pending | State::Closing(_) => None,
+            State::Pending | State::Closing(..) => None,
         }
     }
 
-    /// Notes that the chain verified. A connection that is closing stays so.
-    pub(super) fn note(&self, verified: Arc<Verified>) {
-        let mut state = self.state();
-        match *state {
-            State::Pending | State::Verified(_) => *state = State::Verified(verified),
-            State::Closing(_) => {}
+    /// The chain as it was last verified, even if the connection is closing; none if it is pending.
+    pub(super) fn last_verified(&self) -> Option<Arc<Verified>> {
+        match &*self.state() {
+            State::Verified(verified) | State::Closing(_, verified) => Some(Arc::clone(verified)),
+            State::Pending => None,
         }
+    }
+
+    /// Notes that the chain verified, and returns the chain before; none if the connection is closing, which it stays.
+    pub(super) fn note(&self, verified: &Arc<Verified>) -> Option<Option<Arc<Verified>>> {
+        let mut state = self.state();
+        let before = match &*state {
+            State::Pending => None,
+            State::Verified(before) => Some(Arc::clone(before)),
+            State::Closing(..) => return None,
+        };
+        *state = State::Verified(Arc::clone(verified));
+        Some(before)
     }
 
     /// Closes the connection if it was verified, and says whether it did.
     pub(super) fn close(&self, fault: CertificateFault) -> bool {
         let mut state = self.state();
-        match *state {
-            State::Verified(_) => *state = State::Closing(fault),
-            State::Pending | State::Closing(_) => return false,
-        }
+        let verified = match &*state {
+            State::Verified(verified) => Arc::clone(verified),
+            State::Pending | State::Closing(..) => return false,
+        };
+        *state = State::Closing(fault, verified);
         drop(state);
         self.closing.notify_waiters();
         true
@@ -73,17 +85,17 @@ impl Entry {
             State::Verified(verified) => {
                 ClientCertificate::Verified(Arc::clone(&verified.identity))
             }
-            State::Closing(fault) => ClientCertificate::Refused(fault.clone()),
+            State::Closing(fault, _) => ClientCertificate::Refused(fault.clone()),
         }
     }
 }
 
 /// One live connection. Dropping it ends the watch.
 #[derive(Debug)]
-pub struct Live(Watch);
+pub struct Live(pub(super) Watch);
 
 #[derive(Debug)]
-enum Watch {
+pub(super) enum Watch {
     /// A connection without identity, which nothing can take from it.
     Fixed(ClientCertificate),
     Indexed {
@@ -129,7 +141,7 @@ impl Live {
                 // Listens before it looks, so that a close between the two is not missed.
                 let mut closing = std::pin::pin!(entry.closing.notified());
                 closing.as_mut().enable();
-                if let State::Closing(fault) = &*entry.state() {
+                if let State::Closing(fault, _) = &*entry.state() {
                     return fault.clone();
                 }
                 closing.await;
@@ -140,8 +152,8 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
-        if let Watch::Indexed { index, id, .. } = &self.0 {
-            index.remove(*id);
+        if let Watch::Indexed { index, id, entry } = &self.0 {
+            index.remove(*id, entry);
         }
     }
 }

@@ -4,18 +4,19 @@
 //! generation in force *first* and walks the index *afterwards*. So either the walk meets the connection verified, or
 //! the connection meets the new generation: none slips through between the two.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
 
+use super::connections::{Concerned, Connections};
 use super::generation::{Found, Generation, Verified};
 use super::live::{Entry, Live};
 use super::{ClientCertificate, Identity};
 use crate::metrics::{ByReason, ByVerification, Metrics, Verification};
-use crate::pki::{Anchors, CertificateDer, CertificateFault, UnixTime, Usage};
+use crate::pki::{Anchors, CertificateDer, CertificateFault, CrlSet, Revocation, UnixTime, Usage};
 use crate::reason::Reason;
 use crate::settings::Reader;
 
@@ -60,33 +61,41 @@ pub(super) struct Index {
     current: ArcSwap<Generation>,
     /// Held while generations are changed, so that they follow each other.
     changing: Mutex<()>,
-    connections: DashMap<u64, Arc<Entry>>,
+    connections: Connections,
     next_id: AtomicU64,
-    /// The earliest end of any chain in the index, in seconds since 1970, or earlier.
+    /// The earliest end of any verdict in the index, in seconds since 1970, or earlier.
     next_end: AtomicU64,
 }
 
 impl Trust {
-    /// Starts with a first generation and default settings.
+    /// Starts with a first generation without CRLs, and default settings.
     pub fn new(anchors: Anchors, usage: Usage, metrics: Metrics) -> Self {
-        Self::with_settings(anchors, usage, metrics, Settings::default())
+        Self::with_settings(
+            anchors,
+            Revocation::off(),
+            usage,
+            metrics,
+            Settings::default(),
+        )
     }
 
     /// Starts with a first generation.
     pub fn with_settings(
         anchors: Anchors,
+        revocation: Revocation,
         usage: Usage,
         metrics: Metrics,
         settings: Settings,
     ) -> Self {
-        let first = Generation::new(1, anchors, usage, settings.remembered_chains);
+        let capacity = settings.remembered_chains;
+        let first = Generation::new(1, anchors, revocation, usage, capacity);
         let index = Index {
             usage,
             settings,
             metrics,
             current: ArcSwap::from_pointee(first),
             changing: Mutex::default(),
-            connections: DashMap::new(),
+            connections: Connections::default(),
             next_id: AtomicU64::new(0),
             next_end: AtomicU64::new(u64::MAX),
         };
@@ -96,26 +105,54 @@ impl Trust {
         }
     }
 
+    /// Puts other anchors in force and keeps the CRLs; see [`Trust::replace_all`].
+    pub fn replace(&self, anchors: Anchors) -> u64 {
+        let revocation = self.index.current.load().revocation.clone();
+        self.replace_all(anchors, revocation)
+    }
+
     /// Puts a new generation in force, re-verifies every live connection and closes those that fail.
     ///
-    /// Connections whose path is still whole are not verified again. Returns the number of the generation.
+    /// Where a path is still whole, only its CRLs are looked at. Returns the number of the generation.
     /// With many connections this takes time in proportion; call it from a blocking task.
-    pub fn replace(&self, anchors: Anchors) -> u64 {
+    pub fn replace_all(&self, anchors: Anchors, revocation: Revocation) -> u64 {
         let index = &self.index;
         let _changing = index
             .changing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let number = index.current.load().number + 1;
-        let capacity = index.settings.remembered_chains;
-        let next = Arc::new(Generation::new(number, anchors, index.usage, capacity));
-        index.current.store(Arc::clone(&next));
-        index.show_generation(number);
-        let now = UnixTime::now();
-        for (entry, verified) in index.verified() {
-            index.recheck(&next, &entry, &verified, now);
-        }
+        let (usage, capacity) = (index.usage, index.settings.remembered_chains);
+        let next = Generation::new(number, anchors, revocation, usage, capacity);
+        let next = index.put_in_force(next);
+        index.recheck_all(&next, index.connections.verified());
         number
+    }
+
+    /// Puts other CRLs in force, re-verifies the live connections whose issuers' CRLs differ and closes those that fail.
+    ///
+    /// Returns the number of the generation; the old one if nothing differs. Takes time in proportion to the connections
+    /// concerned; call it from a blocking task.
+    pub fn replace_crls(&self, crls: Arc<CrlSet>) -> u64 {
+        let index = &self.index;
+        let _changing = index
+            .changing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let current = index.current.load_full();
+        let changed = current.revocation.crls().difference(&crls);
+        if changed.is_empty() {
+            return current.number;
+        }
+        let revocation = current.revocation.with_crls(crls);
+        let next = index.put_in_force(current.with_crls(revocation, &changed));
+        let mut seen = HashSet::new();
+        for issuer in changed {
+            let mut concerned = index.connections.of_issuer(&issuer);
+            concerned.retain(|(id, ..)| seen.insert(*id));
+            index.recheck_all(&next, concerned);
+        }
+        next.number
     }
 
     /// Verifies what a peer presented, leaf first, by the current generation. Successes are remembered.
@@ -135,7 +172,7 @@ impl Trust {
     ///
     /// A connection whose chain does not verify is admitted too, as one without identity; only verified ones are ever
     /// closed.
-    pub fn admit(&self, presented: Vec<CertificateDer<'static>>) -> Live {
+    pub fn admit(&self, presented: &[CertificateDer<'_>]) -> Live {
         let index = &self.index;
         if presented.is_empty() {
             index.count_outcome(Verification::Missing);
@@ -143,14 +180,14 @@ impl Trust {
         }
         let id = index.next_id.fetch_add(1, Ordering::Relaxed);
         let entry = Arc::new(Entry::pending());
-        index.connections.insert(id, Arc::clone(&entry));
+        index.connections.insert(id, &entry);
         let live = Live::indexed(Arc::clone(index), id, Arc::clone(&entry));
         loop {
             let generation = index.current.load_full();
-            let found = generation.verify(&presented, UnixTime::now());
+            let found = generation.verify(presented, UnixTime::now());
             index.count(&found);
             match found {
-                Ok((verified, _)) => index.note(&entry, verified),
+                Ok((verified, _)) => index.note(id, &entry, verified),
                 // Dropping the watch takes it out of the index again.
                 Err(fault) => return Live::fixed(ClientCertificate::Refused(fault)),
             }
@@ -175,7 +212,13 @@ impl Trust {
         self.index.current.load().anchors.clone()
     }
 
-    /// Re-verifies the connections whose chain has ended before `now` and closes those that fail. Cheap when none has;
+    /// The CRLs and the policy in force.
+    pub fn revocation(&self) -> Revocation {
+        self.index.current.load().revocation.clone()
+    }
+
+    /// Re-verifies the connections whose verdict has ended before `now`, since a certificate, a CRL or a grace has, and
+    /// closes those that fail. Cheap when none has;
     /// to be called every few seconds.
     pub fn recheck_expired(&self, now: UnixTime) {
         let index = &self.index;
@@ -188,51 +231,62 @@ impl Trust {
         };
         index.next_end.store(u64::MAX, Ordering::SeqCst);
         let generation = index.current.load_full();
-        for (entry, verified) in index.verified() {
-            if now > verified.not_after {
-                index.recheck(&generation, &entry, &verified, now);
+        for (id, entry, verified) in index.connections.verified() {
+            if now > verified.until {
+                index.recheck(&generation, id, &entry, &verified, now);
             } else {
                 index
                     .next_end
-                    .fetch_min(verified.not_after.as_secs(), Ordering::SeqCst);
+                    .fetch_min(verified.until.as_secs(), Ordering::SeqCst);
             }
         }
     }
 }
 
 impl Index {
-    pub(super) fn remove(&self, id: u64) {
-        self.connections.remove(&id);
+    /// Ends the watch over a connection.
+    pub(super) fn remove(&self, id: u64, entry: &Entry) {
+        self.connections
+            .remove(id, entry.last_verified().as_deref());
     }
 
-    /// The verified connections, taken out of the map first, so that none of its shards is held while certificates are
-    /// verified.
-    fn verified(&self) -> Vec<(Arc<Entry>, Arc<Verified>)> {
-        let entry = |entry: dashmap::mapref::multiple::RefMulti<'_, u64, Arc<Entry>>| {
-            let verified = entry.verified()?;
-            Some((Arc::clone(&entry), verified))
+    /// Writes down what was verified, and only then who signed it and when it ends: a walk in between meets the
+    /// connection, or the connection meets the new generation.
+    fn note(&self, id: u64, entry: &Arc<Entry>, verified: Arc<Verified>) {
+        let end = verified.until.as_secs();
+        let Some(before) = entry.note(&verified) else {
+            return;
         };
-        self.connections.iter().filter_map(entry).collect()
+        self.connections
+            .put(id, entry, before.as_deref(), &verified);
+        self.next_end.fetch_min(end, Ordering::SeqCst);
     }
 
-    /// Writes down what was verified, and only then when it ends: a walk that resets `next_end` in between meets the
-    /// connection.
-    fn note(&self, entry: &Entry, verified: Arc<Verified>) {
-        let end = verified.not_after.as_secs();
-        entry.note(verified);
-        self.next_end.fetch_min(end, Ordering::SeqCst);
+    fn put_in_force(&self, next: Generation) -> Arc<Generation> {
+        let next = Arc::new(next);
+        self.current.store(Arc::clone(&next));
+        self.show_generation(next.number);
+        next
+    }
+
+    fn recheck_all(&self, generation: &Generation, concerned: Vec<Concerned>) {
+        let now = UnixTime::now();
+        for (id, entry, verified) in concerned {
+            self.recheck(generation, id, &entry, &verified, now);
+        }
     }
 
     /// Judges a connection that an earlier generation, or an earlier time, verified.
     fn recheck(
         &self,
         generation: &Generation,
-        entry: &Entry,
+        id: u64,
+        entry: &Arc<Entry>,
         verified: &Arc<Verified>,
         now: UnixTime,
     ) {
         let fault = match generation.verify_again(verified, now) {
-            Ok(verified) => return self.note(entry, verified),
+            Ok(verified) => return self.note(id, entry, verified),
             Err(fault) => fault,
         };
         tracing::info!(

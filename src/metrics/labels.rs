@@ -82,6 +82,18 @@ label_sets! {
         /// Its name in the configuration, or its subject.
         name: String,
     }
+    /// A CA and its key.
+    ByIssuer {
+        /// Its name.
+        issuer: String,
+        /// The begin of the hash of its name and key.
+        key: String,
+    }
+    /// The outcome of fetching a CRL.
+    ByFetch {
+        /// How it went.
+        outcome: Fetch,
+    }
     /// The outcome of a reload.
     ByReload {
         /// How it went.
@@ -119,6 +131,15 @@ words! {
         Refused = "refused",
         /// None was sent.
         Missing = "missing",
+    }
+    /// How fetching a CRL went.
+    Fetch {
+        /// Another list came.
+        Changed = "changed",
+        /// The one at hand still holds.
+        Unchanged = "unchanged",
+        /// None came that could be taken.
+        Failed = "failed",
     }
     /// How a reload went.
     Reload {

@@ -64,7 +64,7 @@ fn every_reason_and_status_class_has_its_own_counter() {
 }
 
 #[test]
-fn the_text_ends_as_openmetrics_asks_and_says_that_no_crl_is_checked() {
+fn the_text_ends_as_openmetrics_asks_and_says_whether_crls_are_checked() {
     let text = Metrics::new().encode();
     assert!(text.ends_with("# EOF\n"), "{text}");
     assert_eq!(value(&text, "opencmg_revocation_checked"), Some(0.0));

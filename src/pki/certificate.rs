@@ -4,12 +4,13 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
-use super::PkiError;
+use super::algorithm::signature_name;
 use super::name::{hex, print_name, unix_time, value_text};
+use super::{PkiError, Serial};
 
 /// The kind of a public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +19,9 @@ pub enum KeyKind {
     Rsa(usize),
     /// ECDSA, with the length of its field in bits.
     Ecdsa(usize),
-    /// Anything else, Ed25519 among it.
+    /// Ed25519.
+    Ed25519,
+    /// Anything else, RSA for RSASSA-PSS only among it.
     Other,
 }
 
@@ -53,6 +56,15 @@ pub struct Certificate {
     pub server_auth: bool,
     /// Whether it may sign certificates: its key usage says so or is absent.
     pub signs_certificates: bool,
+    /// Whether it may sign CRLs: its key usage says so or is absent.
+    pub signs_crls: bool,
+    /// Its serial number as CRLs list it; none if it is longer than a CA may make it.
+    pub number: Option<Serial>,
+    /// Where its CRL is found: the URLs of its distribution points, of any scheme, but for those of some reasons or of
+    /// other issuers.
+    pub crl_points: Vec<String>,
+    /// What it is signed with, such as `SHA-256 with RSA`; the object identifier of an algorithm without a name.
+    pub signature: String,
     /// The kind of its public key.
     pub key: KeyKind,
     /// Its public key, as DER of SubjectPublicKeyInfo.
@@ -61,6 +73,8 @@ pub struct Certificate {
     pub key_id: Option<Vec<u8>>,
     /// The key identifier of its issuer, if it has the extension.
     pub issuer_key_id: Option<Vec<u8>>,
+    /// Where the certificate of its issuer is found: the URLs of its authority information access (RFC 5280 §4.2.2.1).
+    pub issuer_urls: Vec<String>,
     /// The SHA-256 fingerprint, lower-case hexadecimal.
     pub fingerprint: String,
 }
@@ -98,11 +112,18 @@ impl Certificate {
             path_length,
             client_auth: usages.is_none_or(|usages| usages.client_auth),
             server_auth: usages.is_none_or(|usages| usages.server_auth),
-            signs_certificates: key_usage.is_none_or(|usage| usage.value.key_cert_sign()),
+            signs_certificates: key_usage
+                .as_ref()
+                .is_none_or(|usage| usage.value.key_cert_sign()),
+            signs_crls: key_usage.is_none_or(|usage| usage.value.crl_sign()),
+            number: Serial::new(parsed.raw_serial()),
+            crl_points: crl_points(&parsed),
+            signature: signature_name(&parsed.signature_algorithm),
             key: key_kind(&parsed),
             public_key: parsed.public_key().raw.to_vec(),
             key_id: ids.0,
             issuer_key_id: ids.1,
+            issuer_urls: issuer_urls(&parsed),
             fingerprint: hex(&Sha256::digest(der)),
         })
     }
@@ -151,6 +172,52 @@ fn dns_names(parsed: &X509Certificate<'_>) -> Vec<String> {
     names.filter_map(dns).collect()
 }
 
+fn crl_points(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let mut urls = Vec::new();
+    for extension in parsed.extensions() {
+        let ParsedExtension::CRLDistributionPoints(points) = extension.parsed_extension() else {
+            continue;
+        };
+        for point in points.iter() {
+            let whole = point.reasons.is_none() && point.crl_issuer.is_none();
+            if let (true, Some(DistributionPointName::FullName(names))) =
+                (whole, &point.distribution_point)
+            {
+                urls.extend(names.iter().filter_map(url));
+            }
+        }
+    }
+    urls
+}
+
+/// id-ad-caIssuers (RFC 5280 §4.2.2.1).
+const CA_ISSUERS: &str = "1.3.6.1.5.5.7.48.2";
+
+fn issuer_urls(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let mut urls = Vec::new();
+    for extension in parsed.extensions() {
+        if let ParsedExtension::AuthorityInfoAccess(access) = extension.parsed_extension() {
+            let issuers = access
+                .accessdescs
+                .iter()
+                .filter(|access| access.access_method.to_id_string() == CA_ISSUERS);
+            urls.extend(issuers.filter_map(|access| url(&access.access_location)));
+        }
+    }
+    urls
+}
+
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "a foreign enum of name types; one of them is a URL"
+)]
+fn url(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::URI(url) => Some((*url).to_owned()),
+        _ => None,
+    }
+}
+
 fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     let mut ids = (None, None);
     for extension in parsed.extensions() {
@@ -164,14 +231,19 @@ fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     ids
 }
 
+/// id-Ed25519 (RFC 8410 §3).
+const ED25519: &str = "1.3.101.112";
+
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a foreign enum of key kinds; the rest is Other"
 )]
 fn key_kind(parsed: &X509Certificate<'_>) -> KeyKind {
+    let algorithm = parsed.public_key().algorithm.algorithm.to_id_string();
     match parsed.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => KeyKind::Rsa(key.key_size()),
         Ok(PublicKey::EC(key)) => KeyKind::Ecdsa(key.key_size()),
+        Ok(PublicKey::Unknown(_)) if algorithm == ED25519 => KeyKind::Ed25519,
         _ => KeyKind::Other,
     }
 }

@@ -3,17 +3,19 @@
 //! An [`Authority`] is a CA certificate with its key. What it makes is renewed by making it again with the same key
 //! ([`Key::of`]). Nothing here reads a clock or a file: validity and bytes are arguments.
 
+mod crl;
 mod files;
 mod request;
 
+pub use crl::{RevocationList, crl_to_pem};
 pub use files::{certificates_to_pem, key_to_pem, to_pfx};
 pub use request::{Request, request};
 
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyUsagePurpose, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 
@@ -151,6 +153,8 @@ pub struct Authority {
     issuer: Issuer<'static, rcgen::KeyPair>,
     /// What goes behind a leaf of this authority: itself and what is above it, without the root.
     chain: Vec<CertificateDer<'static>>,
+    /// Where the certificates that it makes say that its CRL is found.
+    crl_points: Vec<String>,
 }
 
 impl Authority {
@@ -165,6 +169,7 @@ impl Authority {
             certificate,
             issuer: Issuer::new(params, key.0),
             chain: Vec::new(),
+            crl_points: Vec::new(),
         })
     }
 
@@ -180,6 +185,7 @@ impl Authority {
     ) -> Result<Self, PkiError> {
         let mut params = ca_params(common_name, validity)?;
         params.use_authority_key_identifier_extension = true;
+        params.crl_distribution_points = self.crl_points();
         let certificate = self.sign(&params, &key.0)?;
         let mut chain = vec![certificate.clone()];
         chain.extend_from_slice(&self.chain);
@@ -187,6 +193,7 @@ impl Authority {
             certificate,
             issuer: Issuer::new(params, key.0),
             chain,
+            crl_points: Vec::new(),
         })
     }
 
@@ -217,7 +224,14 @@ impl Authority {
             certificate,
             issuer,
             chain,
+            crl_points: Vec::new(),
         })
+    }
+
+    /// The same, and the certificates that it makes name these URLs as one distribution point of its CRL.
+    pub fn with_crl_points(mut self, urls: &[&str]) -> Self {
+        self.crl_points = urls.iter().map(|url| (*url).to_owned()).collect();
+        self
     }
 
     /// The certificate of this authority.
@@ -263,6 +277,7 @@ impl Authority {
         }
         set_validity(&mut params, leaf.validity)?;
         params.use_authority_key_identifier_extension = true;
+        params.crl_distribution_points = self.crl_points();
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
@@ -276,6 +291,12 @@ impl Authority {
         let mut chain = vec![self.sign(&params, public_key)?];
         chain.extend_from_slice(&self.chain);
         Ok(chain)
+    }
+
+    fn crl_points(&self) -> Vec<CrlDistributionPoint> {
+        let uris = self.crl_points.clone();
+        let point = (!uris.is_empty()).then_some(CrlDistributionPoint { uris });
+        point.into_iter().collect()
     }
 
     fn sign(
@@ -315,18 +336,19 @@ fn ca_params(common_name: &str, validity: Validity) -> Result<CertificateParams,
 
 /// Sets the validity and, since no two certificates of an issuer may share one, a random serial number.
 fn set_validity(params: &mut CertificateParams, validity: Validity) -> Result<(), PkiError> {
-    let date = |at: UnixTime| {
-        i64::try_from(at.as_secs())
-            .ok()
-            .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
-            .ok_or_else(|| PkiError::Unfit("the validity ends after the year 9999".to_owned()))
-    };
     params.not_before = date(validity.not_before)?;
     params.not_after = date(validity.not_after)?;
     let mut serial: [u8; 16] = rand::random();
     serial[0] = (serial[0] & 0x3f) | 0x40; // positive and of full length, so that it is encoded in one way
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(())
+}
+
+fn date(at: UnixTime) -> Result<time::OffsetDateTime, PkiError> {
+    i64::try_from(at.as_secs())
+        .ok()
+        .and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .ok_or_else(|| PkiError::Unfit("the validity ends after the year 9999".to_owned()))
 }
 
 fn unfit(error: rcgen::Error) -> PkiError {

@@ -2,16 +2,20 @@
 
 mod build;
 mod pool;
+mod walk;
+
+use std::cell::RefCell;
 
 use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::fault::{Seen, explain};
-use super::{Certificate, CertificateFault};
+use super::fault::{Seen, explain, weakness};
+use super::{Certificate, CertificateFault, Issued, IssuerKey, Revocation, Wanted, link};
 use crate::reason::Reason;
 use crate::settings::Reader;
 use pool::pool;
+use walk::Walked;
 
 /// Whose certificates are verified: the label of metrics and logs. Both need client authentication as usage, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +97,8 @@ pub(super) struct Authority {
     pub(super) facts: Certificate,
 }
 
-/// A set of trust anchors and intermediates. Immutable.
-#[derive(Clone, Debug)]
+/// A set of trust anchors and intermediates. Immutable. The default is empty, by which nothing verifies.
+#[derive(Clone, Debug, Default)]
 pub struct Anchors {
     anchors: Vec<Authority>,
     /// The anchors in the form that the path builder takes, in the same order.
@@ -113,6 +117,10 @@ pub struct Path {
     pub not_after: UnixTime,
     /// The fingerprint of the anchor.
     pub anchor: String,
+    /// Its certificates with their issuers, for the look at CRLs.
+    pub issued: Vec<Issued>,
+    /// When it must be judged anew even if nothing else changes: its CRLs, or a grace, end. None if they do not.
+    pub until: Option<UnixTime>,
 }
 
 /// How many certificates a peer may present: a path is at most 8 long, and the rest of an honest list is a root.
@@ -122,7 +130,8 @@ impl Anchors {
     /// Verifies what a peer presented, leaf first, and builds its path with the help of the configured intermediates.
     ///
     /// Signatures, dates (those of the anchor too), basic constraints, path lengths, name constraints and usages are
-    /// checked as RFC 5280 §6 has it; the order of what follows the leaf is of no account.
+    /// checked as RFC 5280 §6 has it; the order of what follows the leaf is of no account. Then the path's certificates are
+    /// looked up in the CRLs; where one path fails on that, another is looked for.
     ///
     /// # Errors
     /// The certificate at fault and the reason; `certificate-missing` if nothing was presented.
@@ -131,6 +140,7 @@ impl Anchors {
         presented: &[CertificateDer<'_>],
         usage: Usage,
         now: UnixTime,
+        revocation: &Revocation,
     ) -> Result<Path, CertificateFault> {
         let key_usage = match usage {
             // RFC 5280 §4.2.1.12: a certificate without the extension may be used for anything.
@@ -147,44 +157,22 @@ impl Anchors {
         };
         let end_entity =
             EndEntityCert::try_from(&presented[0]).map_err(|error| explain(&error, &seen))?;
-        let path = end_entity
-            .verify_for_usage(
-                ALL_VERIFICATION_ALGS,
-                &self.trusted,
-                &certificates,
-                now,
-                key_usage,
-                None,
-                Some(&|path| self.check_path(path, now)),
-            )
-            .map_err(|error| explain(&error, &seen))?;
-        Ok(self.describe(&path, leaf.clone()))
-    }
-
-    /// What the path builder does not look at: the dates of the anchor, and whether its intermediates may sign.
-    fn check_path(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
-        if let Some(anchor) = self.anchor_of(path) {
-            let (not_before, not_after) = (anchor.facts.not_before, anchor.facts.not_after);
-            if now > not_after {
-                return Err(webpki::Error::CertExpired {
-                    time: now,
-                    not_after,
-                });
-            }
-            if now < not_before {
-                return Err(webpki::Error::CertNotValidYet {
-                    time: now,
-                    not_before,
-                });
-            }
-        }
-        let signs = |der: &CertificateDer<'_>| {
-            Certificate::parse(der).is_ok_and(|facts| facts.signs_certificates)
-        };
-        if path.intermediate_certificates().all(|ca| signs(&ca.der())) {
-            Ok(())
-        } else {
-            Err(webpki::Error::EndEntityUsedAsCa)
+        let walked = RefCell::new(Walked::default());
+        let found = end_entity.verify_for_usage(
+            ALL_VERIFICATION_ALGS,
+            &self.trusted,
+            &certificates,
+            now,
+            key_usage,
+            None,
+            Some(&|path| walked.borrow_mut().walk(self, path, revocation, now)),
+        );
+        let walked = walked.into_inner();
+        match (found, walked.fault.clone()) {
+            (Ok(_), _) if let Some(weak) = weakness(&presented[0]) => Err(weak),
+            (Ok(path), _) => Ok(self.describe(&path, leaf.clone(), walked)),
+            (Err(_), Some(fault)) => Err(fault),
+            (Err(error), None) => Err(explain(&error, &seen)),
         }
     }
 
@@ -197,7 +185,7 @@ impl Anchors {
         self.anchors.get(index)
     }
 
-    fn describe(&self, path: &VerifiedPath<'_>, leaf: Certificate) -> Path {
+    fn describe(&self, path: &VerifiedPath<'_>, leaf: Certificate, walked: Walked) -> Path {
         let mut certificates = vec![path.end_entity().der().into_owned()];
         certificates.extend(
             path.intermediate_certificates()
@@ -216,6 +204,8 @@ impl Anchors {
                 .unwrap_or_default(),
             certificates,
             leaf,
+            issued: walked.issued,
+            until: walked.until,
         }
     }
 
@@ -266,6 +256,38 @@ impl Anchors {
         Ok(names)
     }
 
+    /// The certificates that may help to build the path of a leaf.
+    pub(super) fn helpers(
+        &self,
+        leaf: &Certificate,
+        presented: &[CertificateDer<'_>],
+    ) -> Vec<Authority> {
+        pool(leaf, presented, &self.intermediates)
+    }
+
+    /// The trust anchors.
+    pub(super) fn authorities(&self) -> &[Authority] {
+        &self.anchors
+    }
+
+    /// The CRLs that speak of the configured intermediates, as far as they name one and their issuer is configured.
+    pub fn wanted(&self) -> Vec<Wanted> {
+        let wanted = |child: &Authority| {
+            let named = self.anchors.iter().chain(&self.intermediates);
+            let mut signers = named.filter(|ca| {
+                ca.facts.subject_der == child.facts.issuer_der
+                    && link::is_signed_by(&child.der, &ca.der)
+            });
+            let issuer = signers.next()?;
+            Some(Wanted {
+                issuer_key: IssuerKey::of(&issuer.facts),
+                issuer: issuer.der.clone(),
+                urls: child.facts.crl_points.clone(),
+            })
+        };
+        self.intermediates.iter().filter_map(wanted).collect()
+    }
+
     /// The certificates of the set with the use they are put to (`trust-anchor` or `intermediate`), for lists of what
     /// expires.
     pub fn certificates(&self) -> impl Iterator<Item = (&'static str, &Certificate)> {
@@ -283,6 +305,7 @@ fn check_presented(presented: &[CertificateDer<'_>]) -> Result<Certificate, Cert
         reason,
         which: which.to_owned(),
         detail,
+        crl_of: None,
     };
     let Some(leaf) = presented.first() else {
         let detail = "was not presented".to_owned();

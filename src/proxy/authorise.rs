@@ -89,6 +89,7 @@ mod tests {
             reason: Reason::CertificateExpired,
             which: "CN=pc-1".to_owned(),
             detail: "ended".to_owned(),
+            crl_of: None,
         };
         [
             ClientCertificate::Verified(Arc::new(identity)),

@@ -1,7 +1,10 @@
 //! The files that a definition was read from, by the hash of their contents.
 //!
 //! Contents tell a change, not dates: a copied or restored file keeps its old date, and a renewed certificate may
-//! have the length of the old one.
+//! have the length of the old one. Only of large files the contents are not read again while the file system says that
+//! nobody has touched them.
+
+mod stamp;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+
+use self::stamp::Stamp;
+use crate::units::print_size;
 
 /// How often files are looked at. A change is in force within two seconds.
 pub const POLL: Duration = Duration::from_millis(500);
@@ -22,20 +28,52 @@ const MOST_SETTLES: u32 = 4;
 const MOST_BYTES: u64 = 4 << 20;
 
 /// What was read, and what could not be.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Files {
-    seen: BTreeMap<PathBuf, Option<[u8; 32]>>,
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+impl PartialEq for Files {
+    fn eq(&self, other: &Self) -> bool {
+        let hash = |(path, seen): (&PathBuf, &Seen)| (path.clone(), seen.hash);
+        self.seen.iter().map(hash).eq(other.seen.iter().map(hash))
+    }
+}
+
+impl Eq for Files {}
+
+/// One file as it was last seen.
+#[derive(Clone, Debug)]
+struct Seen {
+    /// Of its contents; none if it could not be read.
+    hash: Option<[u8; 32]>,
+    most_bytes: u64,
+    /// What saves reading a large file again; none where it would not tell a change.
+    stamp: Option<Stamp>,
 }
 
 impl Files {
-    /// Reads a file and remembers its contents.
+    /// Reads a file of at most 4 MiB and remembers its contents.
     ///
     /// # Errors
     /// Why it cannot be read, as the end of a sentence that begins with its name.
     pub fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let result = contents(path);
-        let hash = result.as_deref().ok().map(hash);
-        self.seen.insert(path.to_owned(), hash);
+        self.read_large(path, MOST_BYTES)
+    }
+
+    /// Reads a file of at most so many bytes and remembers its contents.
+    ///
+    /// # Errors
+    /// Why it cannot be read, as the end of a sentence that begins with its name.
+    pub fn read_large(&mut self, path: &Path, most_bytes: u64) -> Result<Vec<u8>, String> {
+        let stamp = Stamp::of(path);
+        let result = contents(path, most_bytes);
+        let seen = Seen {
+            hash: result.as_deref().ok().map(hash),
+            most_bytes,
+            stamp,
+        };
+        self.seen.insert(path.to_owned(), seen);
         result.map_err(|error| format!("cannot be read: {error}"))
     }
 
@@ -78,20 +116,43 @@ impl Files {
 
     /// The same files as they are now.
     pub fn again(&self) -> Self {
-        let look = |path: &PathBuf| (path.clone(), contents(path).ok().as_deref().map(hash));
+        let look = |(path, seen): (&PathBuf, &Seen)| (path.clone(), seen.again(path));
         Self {
-            seen: self.seen.keys().map(look).collect(),
+            seen: self.seen.iter().map(look).collect(),
         }
     }
 }
 
-fn contents(path: &Path) -> io::Result<Vec<u8>> {
+impl Seen {
+    fn again(&self, path: &Path) -> Self {
+        let stamp = Stamp::of(path);
+        if stamp.is_some() && stamp == self.stamp {
+            return self.clone();
+        }
+        Self {
+            hash: contents(path, self.most_bytes).ok().as_deref().map(hash),
+            most_bytes: self.most_bytes,
+            stamp,
+        }
+    }
+}
+
+fn contents(path: &Path, most_bytes: u64) -> io::Result<Vec<u8>> {
+    let too_large = || {
+        let most = print_size(most_bytes);
+        io::Error::other(format!("it is larger than {most}"))
+    };
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(MOST_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(io::Error::other("it is larger than 4 MiB"));
+    let file = File::open(path)?;
+    if file
+        .metadata()
+        .is_ok_and(|facts| facts.is_file() && facts.len() > most_bytes)
+    {
+        return Err(too_large());
+    }
+    file.take(most_bytes + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most_bytes {
+        return Err(too_large());
     }
     Ok(bytes)
 }

@@ -1,9 +1,11 @@
-//! `[trust]` and `[connection-points]`: the CAs that clients and connection points are verified against.
+//! `[trust]` and `[connection-points]`: the CAs that clients and connection points are verified against, and the CRLs.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::files::Files;
-use crate::pki::{self, Anchors, CertificateDer, Limits};
+use crate::pki::{self, Anchors, CertificateDer, Crl, CrlError, Limits, Policy};
+use crate::revocation;
 use crate::settings::Reader;
 
 /// The CAs of the clients.
@@ -14,13 +16,28 @@ pub(super) struct Trust {
     pub(super) limits: Limits,
     /// The set that both make; nothing after a fault.
     pub(super) built: Option<Anchors>,
+    pub(super) revocation: Policy,
+    pub(super) fetching: revocation::Settings,
+    pub(super) crls: Vec<Arc<Crl>>,
+    /// Which CRLs were passed over, and why.
+    pub(super) notes: Vec<String>,
 }
+
+/// A CRL of a million entries that each give a reason has some 50 MB.
+const MAX_CRL: u64 = 128 << 20;
 
 /// Reads `[trust]`.
 pub(super) fn read(reader: &Reader<'_>, files: &mut Files) -> Trust {
     let limits = Limits::read(reader);
     let (anchors, anchors_whole) = certificates(reader, "anchors", files);
     let (intermediates, intermediates_whole) = certificates(reader, "intermediates", files);
+    let revocation = reader.table("revocation");
+    let policy = Policy::read(&revocation);
+    let fetching = revocation::Settings::read(&revocation, policy.check);
+    let (crls, notes) = match anchors_whole && intermediates_whole {
+        true => read_crls(&revocation, &anchors, &intermediates, files),
+        false => (drop_crls(&revocation), Vec::new()),
+    };
     if !reader.has("anchors") {
         let needed = "files with the root certificates of the clients' PKI are needed";
         reader.fault("anchors", format!("is missing ({needed})"));
@@ -43,7 +60,48 @@ pub(super) fn read(reader: &Reader<'_>, files: &mut Files) -> Trust {
         intermediates,
         limits,
         built,
+        revocation: policy,
+        fetching,
+        crls,
+        notes,
     }
+}
+
+/// The CRLs of all files of `crls`, and which were passed over.
+fn read_crls(
+    reader: &Reader<'_>,
+    anchors: &[CertificateDer<'static>],
+    intermediates: &[CertificateDer<'static>],
+    files: &mut Files,
+) -> (Vec<Arc<Crl>>, Vec<String>) {
+    let issuers: Vec<_> = anchors.iter().chain(intermediates).cloned().collect();
+    let (mut crls, mut notes) = (Vec::new(), Vec::new());
+    for (index, path) in reader.paths("crls").into_iter().enumerate() {
+        let named = |what: String| format!("{}: {what}", path.display());
+        let fault = |what: String| reader.fault(&format!("crls[{index}]"), named(what));
+        let lists = match files.read_large(&path, MAX_CRL) {
+            Ok(bytes) => pki::read_crl_file(&bytes).map_err(|error| error.to_string()),
+            Err(what) => Err(what),
+        };
+        for der in lists.map_err(fault).unwrap_or_default() {
+            match Crl::read(&der, &issuers) {
+                Ok(crl) => crls.push(Arc::new(crl)),
+                Err(error) if error.is_skipped() => notes.push(named(error.to_string())),
+                // Taking a CA out is never held up by a CRL of it that was left.
+                Err(error @ CrlError::UnknownIssuer(_)) => {
+                    notes.push(named(format!("{error}: ignored")));
+                }
+                Err(error) => fault(error.to_string()),
+            }
+        }
+    }
+    (crls, notes)
+}
+
+/// Asks for the key, whose files cannot be judged while the CAs that signed them are not known.
+fn drop_crls(reader: &Reader<'_>) -> Vec<Arc<Crl>> {
+    reader.paths("crls").clear();
+    Vec::new()
 }
 
 /// Reads `[connection-points]`: the CA that connection points' certificates chain to.

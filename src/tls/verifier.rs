@@ -8,10 +8,12 @@ use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 
 use super::server::VerifyFn;
-use crate::pki::{CertificateDer, CertificateFault, UnixTime};
+use crate::pki::{CertificateDer, CertificateFault, UnixTime, weakness};
 use crate::reason::Reason;
 
 /// Where the judge of one handshake leaves what it found, since rustls carries the alert but not the words.
@@ -110,7 +112,8 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls12_signature(message, cert, dss, &self.algorithms);
+        verified.map_err(|error| explained(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -119,7 +122,8 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls13_signature(message, cert, dss, &self.algorithms);
+        verified.map_err(|error| explained(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -127,9 +131,28 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
+/// A signature that could not be verified since the key is too weak says so, and not that it is false.
+fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
+    match weakness(certificate) {
+        Some(fault) => {
+            let fault = OtherError(Arc::new(fault));
+            Error::InvalidCertificate(CertificateError::Other(fault))
+        }
+        None => error,
+    }
+}
+
+/// The fault that [`explained`] put into an error.
+pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).
 fn alert_of(reason: Reason) -> CertificateError {
-    const ALERTS: [(Reason, CertificateError); 4] = [
+    const ALERTS: [(Reason, CertificateError); 6] = [
         (Reason::CertificateExpired, CertificateError::Expired),
         (
             Reason::CertificateNotYetValid,
@@ -142,6 +165,11 @@ fn alert_of(reason: Reason) -> CertificateError {
         (
             Reason::CertificateWrongUsage,
             CertificateError::InvalidPurpose,
+        ),
+        (Reason::CertificateRevoked, CertificateError::Revoked),
+        (
+            Reason::RevocationUnknown,
+            CertificateError::UnknownRevocationStatus,
         ),
     ];
     let alert = ALERTS.into_iter().find(|(known, _)| *known == reason);

@@ -485,7 +485,7 @@ fn the_service_manager_is_told_of_start_reload_and_stop() {
         }
     };
     for (role, file, said) in [
-        ("gateway", "gateway.toml", "no CRL is checked"),
+        ("gateway", "gateway.toml", "listening"),
         (
             "connection-point",
             "connection-point.toml",

@@ -13,6 +13,6 @@ mod http2;
 #[cfg(target_os = "linux")]
 mod httpwg;
 mod limits;
-mod raw;
+pub mod raw;
 mod refusals;
-mod rig;
+pub mod rig;

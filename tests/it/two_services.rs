@@ -52,6 +52,7 @@ impl Two {
             "name = \"{OTHER}\"\n\
              [[certificate]]\nfile = \"../pki/server.pfx\"\npassword-file = \"../pki/server.password\"\n\
              [trust]\nanchors = [\"../pki/root.pem\"]\nintermediates = [\"../pki/intermediate.pem\"]\n\
+             [trust.revocation]\ncrls = [\"../pki/root.crl\", \"../pki/intermediate.crl\"]\n\
              [connection-points]\nca = [\"../pki/connection-point-ca.pem\"]\n\
              [[connection-point]]\nname = \"cp-1\"\n\
              [[role]]\nid = \"{SOFTWARE_UPDATE_POINT}\"\nkind = \"software-update-point\"\nconnection-points = [\"cp-1\"]\n"

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem};
+use opencmg::pki::Certificate;
+use opencmg::pki::issue::{
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
+};
 use rustls::pki_types::UnixTime;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +47,7 @@ pub struct Plan {
     gateway_extra: String,
     service_extra: String,
     connection_point_extra: String,
+    revocation_extra: String,
     tunnels: usize,
 }
 
@@ -94,6 +98,7 @@ impl Plan {
             gateway_extra: String::new(),
             service_extra: String::new(),
             connection_point_extra: String::new(),
+            revocation_extra: String::new(),
             tunnels: 2,
         }
     }
@@ -144,6 +149,12 @@ impl Plan {
     /// Adds lines to the end of `service.toml`.
     pub fn service(mut self, lines: &str) -> Self {
         self.service_extra.push_str(lines);
+        self
+    }
+
+    /// Adds lines to the `[trust.revocation]` table of `service.toml`.
+    pub fn revocation(mut self, lines: &str) -> Self {
+        self.revocation_extra.push_str(lines);
         self
     }
 
@@ -212,13 +223,24 @@ impl Plan {
             "name = \"{HOST}\"\n\
              [[certificate]]\nfile = \"../pki/server.pfx\"\npassword-file = \"../pki/server.password\"\n\
              [trust]\nanchors = [\"../pki/root.pem\"]\nintermediates = [\"../pki/intermediate.pem\"]\n\
+             [trust.revocation]\ncrls = [\"../pki/root.crl\", \"../pki/intermediate.crl\"]\n{}\
              [connection-points]\nca = [\"../pki/connection-point-ca.pem\"]\n{listed}\
              [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nroot-host = \"{ROOT_HOST}\"\nconnection-points = [{names}]\n\
              [[role]]\nid = \"{SOFTWARE_UPDATE_POINT}\"\nkind = \"software-update-point\"\nconnection-points = [{names}]\n{}",
-            self.service_extra
+            self.revocation_extra, self.service_extra
         );
         fs::create_dir_all(dir.join("service")).unwrap();
         fs::write(dir.join("service/service.toml"), text).unwrap();
+    }
+
+    /// The tests' lines; a test's clients send as fast as they can unless it says otherwise.
+    fn gateway_lines(&self) -> String {
+        let (lines, any) = (&self.gateway_extra, "[proxy]\nclient-rate = 0\n");
+        match lines {
+            _ if lines.contains("client-rate") => lines.clone(),
+            _ if lines.contains("[proxy]\n") => lines.replacen("[proxy]\n", any, 1),
+            _ => format!("{lines}{any}"),
+        }
     }
 
     fn write_gateway(&self, dir: &Path, index: usize) -> Node {
@@ -227,7 +249,7 @@ impl Plan {
         let text = format!(
             "[gateway]\nstore = \"file:service\"\nindex = {index}\nlisten = [\"{address}\"]\n\
              health = \"{health}\"\nadmin = \"{admin}\"\n{}",
-            self.gateway_extra
+            self.gateway_lines()
         );
         Node::new(dir, name, "gateway", [address, health, admin], &text)
     }
@@ -528,6 +550,8 @@ impl Pki {
         );
         let ca = pki.connection_points.certificate().clone();
         pki.write("connection-point-ca.pem", certificates_to_pem(&[ca]));
+        pki.revoke(&pki.root, "root", 1, &[]);
+        pki.revoke(&pki.intermediate, "intermediate", 1, &[]);
         pki.issue_server();
         for name in ["pc-1", "pc-2"] {
             pki.issue(&pki.intermediate, name, &Leaf::client(name, long));
@@ -549,6 +573,23 @@ impl Pki {
         let new = self.file(&format!("{name}.new"));
         fs::write(&new, bytes).unwrap();
         fs::rename(new, self.file(name)).unwrap();
+    }
+
+    /// The serial number of the certificate in `NAME.pem`.
+    pub fn serial(&self, name: &str) -> String {
+        let file = fs::read(self.file(&format!("{name}.pem"))).unwrap();
+        let chain = opencmg::pki::read_certificates(&file).unwrap();
+        Certificate::parse(&chain[0]).unwrap().serial
+    }
+
+    /// Writes `NAME.crl`: an authority's CRL of a number, in force for a week, with the certificates of these files.
+    pub fn revoke(&self, authority: &Authority, name: &str, number: u64, revoked: &[&str]) {
+        let list = RevocationList {
+            revoked: revoked.iter().map(|name| self.serial(name)).collect(),
+            ..RevocationList::empty(number, Validity::days(now(), 7))
+        };
+        let crl = authority.revoke(&list).unwrap();
+        self.write(&format!("{name}.crl"), crl);
     }
 
     /// Issues the server's certificate anew.

@@ -7,9 +7,10 @@ use super::folder::Folder;
 use super::{CONNECTION_POINT_NAME, GATEWAY_NAME};
 use crate::cli::files::Readers;
 use crate::pki::issue::{
-    Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem, to_pfx,
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem, crl_to_pem,
+    to_pfx,
 };
-use crate::pki::{self, Certificate, KeyPair, PkiError, UnixTime};
+use crate::pki::{self, Certificate, Crl, KeyPair, PkiError, UnixTime};
 
 const CA_DAYS: u64 = 3650;
 const LEAF_DAYS: u64 = 90;
@@ -41,6 +42,8 @@ pub(super) fn renew(folder: &Folder, now: UnixTime) -> anyhow::Result<()> {
         new,
         &Leaf::client("pc-1.opencmg.test", renewal.leaf),
     )?;
+    renewal.crl("service/root.crl", &root)?;
+    renewal.crl("service/intermediate.crl", &intermediate)?;
     folder.write("service/root.pem", root.to_pem(), Readers::All)?;
     folder.write(
         "service/intermediate.pem",
@@ -144,6 +147,22 @@ impl Renewal<'_> {
             .write(&certificate, certificates_to_pem(&chain), Readers::All)
     }
 
+    /// An authority's list of revoked certificates, with nothing on it. One that was edited since stays.
+    fn crl(&self, name: &str, authority: &Authority) -> anyhow::Result<()> {
+        let issuer = [authority.certificate().clone()];
+        let kept = || {
+            let lists = pki::read_crl_file(&self.read(name)?).ok()?;
+            let crl = Crl::read(lists.first()?, &issuer).ok()?;
+            self.lasts(crl.next_update()).then_some(())
+        };
+        if kept().is_some() {
+            return Ok(());
+        }
+        let list = RevocationList::empty(self.now.as_secs(), self.leaf);
+        let crl = authority.revoke(&list)?;
+        self.folder.write(name, crl_to_pem(&crl), Readers::All)
+    }
+
     fn read(&self, name: &str) -> Option<Vec<u8>> {
         fs::read(self.folder.absolute(name)).ok()
     }
@@ -157,11 +176,12 @@ impl Renewal<'_> {
 mod tests {
     use super::*;
 
-    const NAMES: [&str; 4] = [
+    const NAMES: [&str; 5] = [
         "pki/root.pem",
         "pki/intermediate.pem",
         "clients/pc-1.pem",
         "service/server.pfx",
+        "service/intermediate.crl",
     ];
 
     #[test]
@@ -182,6 +202,7 @@ mod tests {
         assert_eq!(second[..2], first[..2]);
         assert_ne!(second[2], first[2]);
         assert_ne!(second[3], first[3]);
+        assert_ne!(second[4], first[4]);
         renew(&folder, later(3650)).unwrap();
         for (new, old) in files().iter().zip(&second) {
             assert_ne!(new, old);

@@ -105,6 +105,7 @@ impl Folder {
                  name = \"{GATEWAY_NAME}\" # the certificate is for *.opencmg.test\n\n\
                  [[certificate]]\nfile = \"server.pfx\"\npassword-file = \"server.password\"\n\n\
                  [trust]\nanchors = [\"root.pem\"]\nintermediates = [\"intermediate.pem\"]\n\n\
+                 [trust.revocation]\ncrls = [\"root.crl\", \"intermediate.crl\"]\n\n\
                  [connection-points]\nca = [\"connection-point-ca.pem\"]\n\n\
                  [[connection-point]]\nname = \"{CONNECTION_POINT_NAME}\"\n\n\
                  [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\n\

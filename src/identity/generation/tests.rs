@@ -8,7 +8,7 @@ fn key() -> Key {
 
 fn generation(root: &Authority, capacity: usize) -> Generation {
     let anchors = Anchors::build(&[root.certificate().clone()], &[], Limits::default()).unwrap();
-    Generation::new(1, anchors, Usage::Client, capacity)
+    Generation::new(1, anchors, Revocation::off(), Usage::Client, capacity)
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn an_identity_is_named_by_its_first_dns_name_and_shares_what_was_presented() {
     assert_eq!(identity.issuer, "CN=Issuing");
     assert_eq!(identity.chain.len(), 2);
     assert_eq!(identity.leaf, *chain[0]);
-    assert_eq!(identity.leaf.as_ptr(), verified.presented[0].as_ptr());
+    assert_eq!(identity.leaf.as_ptr(), verified.chain.presented[0].as_ptr());
 
     leaf.names.clear();
     let chain = issuing.issue(&leaf, &key()).unwrap().chain;

@@ -2,8 +2,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::*;
-use crate::pki::Limits;
-use crate::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity};
+use crate::identity::live::Watch;
+use crate::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+use crate::pki::{Certificate, Crl, Limits, Policy};
 
 fn key() -> Key {
     Key::generate(KeyAlgorithm::EcdsaP256).unwrap()
@@ -51,10 +52,10 @@ async fn fault_of(live: &mut Live) -> Option<CertificateFault> {
 async fn a_new_generation_closes_exactly_the_connections_that_no_longer_verify() {
     let (a, b) = (root("A"), root("B"));
     let (trust, metrics) = trust(anchors(&[&a, &b], &[]));
-    let mut of_a = trust.admit(client(&a, 10));
-    let mut of_b = trust.admit(client(&b, 10));
-    let mut of_nobody = trust.admit(client(&root("C"), 10));
-    let mut without = trust.admit(Vec::new());
+    let mut of_a = trust.admit(&client(&a, 10));
+    let mut of_b = trust.admit(&client(&b, 10));
+    let mut of_nobody = trust.admit(&client(&root("C"), 10));
+    let mut without = trust.admit(&[]);
     assert_eq!(trust.live(), 2);
     assert_eq!(of_a.identity().unwrap().name, "pc-1.test");
     assert!(matches!(
@@ -91,7 +92,7 @@ async fn a_new_generation_closes_exactly_the_connections_that_no_longer_verify()
 async fn a_waiting_connection_is_woken_when_it_must_close() {
     let a = root("A");
     let (trust, _) = trust(anchors(&[&a], &[]));
-    let mut live = trust.admit(client(&a, 10));
+    let mut live = trust.admit(&client(&a, 10));
     let waiting = async { live.closed().await };
     let replacing = async { trust.replace(anchors(&[&root("B")], &[])) };
     let (fault, _) = tokio::join!(waiting, replacing);
@@ -117,7 +118,7 @@ async fn a_connection_lives_on_if_another_path_is_found() {
         .unwrap();
     let (trust, _) = trust(anchors(&[&a], &[&under_a]));
     let leaf_only = client(&under_a, 10)[..1].to_vec();
-    let mut live = trust.admit(leaf_only);
+    let mut live = trust.admit(&leaf_only);
     trust.replace(anchors(&[&b], &[&under_b]));
     assert_eq!(fault_of(&mut live).await, None);
     assert!(live.identity().is_some());
@@ -129,8 +130,8 @@ async fn a_connection_lives_on_if_another_path_is_found() {
 async fn a_chain_that_ends_closes_its_connection_when_the_time_comes() {
     let a = root("A");
     let (trust, _) = trust(anchors(&[&a], &[]));
-    let mut short = trust.admit(client(&a, 1));
-    let mut long = trust.admit(client(&a, 10));
+    let mut short = trust.admit(&client(&a, 1));
+    let mut long = trust.admit(&client(&a, 10));
     trust.recheck_expired(UnixTime::now());
     assert_eq!(fault_of(&mut short).await, None);
     trust.recheck_expired(later(2));
@@ -181,7 +182,7 @@ fn no_connection_slips_through_a_swap_during_its_admission() {
             let mut admitted = Vec::new();
             start.wait();
             while !swapped.load(Ordering::SeqCst) {
-                admitted.push((trust.admit(of_a.clone()), trust.admit(of_b.clone())));
+                admitted.push((trust.admit(&of_a), trust.admit(&of_b)));
             }
             admitted
         };
@@ -206,5 +207,153 @@ fn no_connection_slips_through_a_swap_during_its_admission() {
         });
         assert_eq!(trust.live(), 0);
         trust.replace(both.clone());
+    }
+}
+
+/// Revocation under a policy that wants a CRL of every CA.
+fn strict(crls: Vec<Arc<Crl>>) -> Revocation {
+    Revocation::new(
+        Policy::default(),
+        Arc::new(CrlSet::new(crls, UnixTime::now())),
+    )
+}
+
+fn crl(ca: &Authority, number: u64, revoked: &[&[CertificateDer<'static>]]) -> Arc<Crl> {
+    let serial = |chain: &&[CertificateDer<'static>]| Certificate::parse(&chain[0]).unwrap().serial;
+    let list = RevocationList {
+        revoked: revoked.iter().map(serial).collect(),
+        ..RevocationList::empty(number, Validity::days(UnixTime::now(), 7))
+    };
+    let der = ca.revoke(&list).unwrap();
+    Arc::new(Crl::read(&der, &[ca.certificate().clone()]).unwrap())
+}
+
+fn set(crls: Vec<Arc<Crl>>) -> Arc<CrlSet> {
+    Arc::new(CrlSet::new(crls, UnixTime::now()))
+}
+
+fn revoking(anchors: Anchors, crls: Vec<Arc<Crl>>) -> (Trust, Metrics) {
+    let metrics = Metrics::new();
+    let (usage, settings) = (Usage::Client, Settings::default());
+    let trust = Trust::with_settings(anchors, strict(crls), usage, metrics.clone(), settings);
+    (trust, metrics)
+}
+
+#[tokio::test]
+async fn other_crls_close_exactly_who_is_on_them_and_look_at_nobody_elses() {
+    const UNAFFECTED: usize = 9_000;
+    let (a, b) = (root("A"), root("B"));
+    let (trust, metrics) = revoking(
+        anchors(&[&a, &b], &[]),
+        vec![crl(&a, 1, &[]), crl(&b, 1, &[])],
+    );
+    let [revoked, of_a, of_b] = [client(&a, 10), client(&a, 10), client(&b, 10)];
+    let many: Vec<_> = (0..UNAFFECTED).map(|_| trust.admit(&of_b)).collect();
+    let mut live = [trust.admit(&revoked), trust.admit(&of_a)];
+    let verdict = |live: &Live| match &live.0 {
+        Watch::Indexed { entry, .. } => entry.verified().unwrap(),
+        Watch::Fixed(_) => panic!("not verified"),
+    };
+    let before: Vec<_> = many.iter().map(verdict).collect();
+    let second = crl(&a, 2, &[&revoked]);
+    assert_eq!(
+        trust.replace_crls(set(vec![second.clone(), crl(&b, 1, &[])])),
+        2
+    );
+    // The one of B is signed anew, so that it is another list of the same content.
+    assert_eq!(
+        fault_of(&mut live[0]).await.unwrap().reason,
+        Reason::CertificateRevoked
+    );
+    assert_eq!(fault_of(&mut live[1]).await, None);
+    assert!(many.iter().all(|live| live.identity().is_some()));
+
+    let between: Vec<_> = many.iter().map(verdict).collect();
+    let list_of_b = trust
+        .revocation()
+        .crls()
+        .iter()
+        .find(|crl| crl.issuer() == "CN=B")
+        .cloned();
+    let third = set(vec![crl(&a, 3, &[&revoked]), list_of_b.unwrap()]);
+    assert_eq!(trust.replace_crls(Arc::clone(&third)), 3);
+    let after: Vec<_> = many.iter().map(verdict).collect();
+    let same =
+        |x: &[Arc<Verified>], y: &[Arc<Verified>]| x.iter().zip(y).all(|(x, y)| Arc::ptr_eq(x, y));
+    assert!(!same(&before, &between), "a list of B was replaced");
+    assert!(
+        same(&between, &after),
+        "a connection was looked at that no change concerned"
+    );
+    assert_eq!(trust.replace_crls(third), 3, "nothing differs");
+    assert!(
+        metrics
+            .encode()
+            .contains("opencmg_trust_closed_connections_total{reason=\"certificate-revoked\"} 1")
+    );
+    assert_eq!(
+        trust.verify(&revoked).unwrap_err().reason,
+        Reason::CertificateRevoked
+    );
+    // Nothing is left of who has gone.
+    drop((many, live));
+    assert_eq!(trust.live(), 0);
+    assert!(trust.index.connections.is_empty());
+}
+
+#[tokio::test]
+async fn a_crl_that_passes_its_grace_closes_whom_it_speaks_of() {
+    let a = root("A");
+    let (trust, _) = revoking(anchors(&[&a], &[]), vec![crl(&a, 1, &[])]);
+    let mut live = trust.admit(&client(&a, 50));
+    trust.recheck_expired(later(8));
+    assert_eq!(
+        fault_of(&mut live).await,
+        None,
+        "the grace of a day is not over"
+    );
+    trust.recheck_expired(later(9));
+    assert_eq!(fault_of(&mut live).await.unwrap().reason, Reason::CrlStale);
+}
+
+#[test]
+fn no_revoked_client_slips_through_a_change_of_crls_during_its_admission() {
+    const ADMITTING: usize = 3;
+    const ROUNDS: u64 = 10;
+    let a = root("A");
+    let [revoked, good] = [client(&a, 10), client(&a, 10)];
+    let (trust, _) = revoking(anchors(&[&a], &[]), vec![crl(&a, 1, &[])]);
+    for round in 1..=ROUNDS {
+        let swapped = AtomicBool::new(false);
+        let start = std::sync::Barrier::new(ADMITTING + 1);
+        let admit = || {
+            let mut admitted = Vec::new();
+            start.wait();
+            while !swapped.load(Ordering::SeqCst) {
+                admitted.push((trust.admit(&revoked), trust.admit(&good)));
+            }
+            admitted
+        };
+        std::thread::scope(|scope| {
+            let tasks: Vec<_> = (0..ADMITTING).map(|_| scope.spawn(admit)).collect();
+            start.wait();
+            while trust.live() < 100 {
+                std::thread::yield_now();
+            }
+            trust.replace_crls(set(vec![crl(&a, 2 * round, &[&revoked])]));
+            swapped.store(true, Ordering::SeqCst);
+            for (revoked, good) in tasks.into_iter().flat_map(|task| task.join().unwrap()) {
+                assert!(
+                    revoked.identity().is_none(),
+                    "a revoked client counts as verified"
+                );
+                assert!(
+                    good.identity().is_some(),
+                    "a client that is not revoked was closed"
+                );
+            }
+        });
+        assert!(trust.index.connections.is_empty());
+        trust.replace_crls(set(vec![crl(&a, 2 * round + 1, &[])]));
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::pki::{Anchors, Limits, Usage, load_pem, load_pfx};
+use crate::pki::{Anchors, Limits, Revocation, Usage, load_pem, load_pfx};
 
 fn now() -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000))
@@ -34,7 +34,10 @@ fn an_authority_is_taken_from_its_files_and_signs_as_before() {
             .unwrap();
         assert_eq!(pair.chain.len(), 2);
         assert!(pair.key_matches());
-        anchors.verify(&pair.chain, Usage::Client, now()).unwrap();
+        let off = Revocation::off();
+        anchors
+            .verify(&pair.chain, Usage::Client, now(), &off)
+            .unwrap();
     }
     let leaf = Leaf::client("pc-1.test", Validity::days(now(), 5));
     let pair = root.issue(&leaf, &key()).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use opencmg::pki::UnixTime;
 use opencmg::pki::issue::{Leaf, Validity};
 
-use super::rig::{Plan, mutual, server};
+use super::rig::{Plan, crl, mutual, server};
 use crate::client::get;
 use crate::world::{eventually, now};
 
@@ -59,6 +59,7 @@ async fn a_connection_whose_anchor_goes_is_closed_and_others_are_unharmed() {
     definition
         .anchors
         .push(rig.pki.stranger.certificate().clone());
+    definition.crls.push(crl(&rig.pki.stranger));
     rig.handle.apply(Arc::new(definition)).unwrap();
     let (first, second) = (rig.client(), rig.client_of("stranger"));
     let mut unharmed = first.connect().await.unwrap();

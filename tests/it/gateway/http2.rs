@@ -149,9 +149,9 @@ async fn targets_of_http2_are_whole_and_of_this_server() {
             but("https://gw.opencmg.test/x", &[]),
             RESET,
         ),
-        ("another scheme", with(":scheme", "http"), status(400)),
-        ("an unknown scheme", with(":scheme", "gopher"), status(400)),
-        ("no scheme at all", with(":scheme", ""), status(400)),
+        ("another scheme", with(":scheme", "http"), status(421)),
+        ("an unknown scheme", with(":scheme", "gopher"), status(421)),
+        ("no scheme at all", with(":scheme", ""), status(421)),
         (
             "another host",
             with(":authority", "other.test"),

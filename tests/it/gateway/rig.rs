@@ -15,9 +15,12 @@ use opencmg::gateway::{Addresses, Definition, Gateway, Handle, Settings};
 use opencmg::message::body::BodyError;
 use opencmg::message::headers::CertificateFields;
 use opencmg::metrics::Metrics;
-use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem};
+use opencmg::pki::issue::{
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
+};
 use opencmg::pki::{self, KeyPair};
 use opencmg::proxy;
+use opencmg::revocation;
 use opencmg::role::{Endpoint, Health, Kind, PublishedRole, RoleId, Scheme, endpoints_of};
 use opencmg::routing::RoleSettings;
 use opencmg::tasks::Tasks;
@@ -85,6 +88,13 @@ pub struct Pki {
     connection_points: Authority,
 }
 
+/// A CRL with nothing on it.
+pub fn crl(authority: &Authority) -> Arc<pki::Crl> {
+    let list = RevocationList::empty(1, Validity::days(now(), 7));
+    let der = authority.revoke(&list).unwrap();
+    Arc::new(pki::Crl::read(&der, &[authority.certificate().clone()]).unwrap())
+}
+
 impl Plan {
     /// A management point, a software update point and a web service, echoed by [`echo`].
     pub fn new() -> Self {
@@ -94,6 +104,7 @@ impl Plan {
         let proxy = proxy::Settings {
             // Clients of tests keep their connections open to no purpose.
             drain_idle: Duration::from_millis(50),
+            client_rate: 0,
             ..proxy::Settings::default()
         };
         let settings = Settings {
@@ -262,6 +273,10 @@ impl Pki {
             anchors: vec![self.root.certificate().clone()],
             intermediates: vec![self.intermediate.certificate().clone()],
             limits: pki::Limits::default(),
+            revocation: pki::Policy::default(),
+            crls: [&self.root, &self.intermediate].map(crl).to_vec(),
+            fetching: revocation::Settings::default(),
+            notes: Vec::new(),
             connection_point_ca: vec![self.connection_points.certificate().clone()],
             connection_points: vec!["cp-1".to_owned()],
             roles: roles(),
@@ -346,6 +361,7 @@ fn roles() -> Vec<RoleSettings> {
         body_limit: 1000,
         long_poll: false,
         sticky: false,
+        websocket: false,
     };
     vec![
         RoleSettings {

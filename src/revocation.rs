@@ -1,0 +1,276 @@
+//! CRLs that are fetched: found, refreshed before they go stale, kept over restarts.
+//!
+//! A [`Refresher`] has a *target* for each URL of the settings, for each distribution point of the configured
+//! intermediates, and for each of certificates that were verified but for their status ([`Refresher::want`]). One task
+//! per target fetches, however many clients wait for it; what it brings is checked against the key of its CA and
+//! told to whoever composes the trust. Rank 4.
+
+mod cache;
+mod schedule;
+mod settings;
+mod target;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use self::cache::Cache;
+use self::target::Target;
+use crate::fetch::Limits;
+use crate::metrics::Metrics;
+use crate::pki::{CertificateDer, Crl, IssuerKey, UnixTime, Wanted};
+use crate::tasks::Tasks;
+
+pub use self::settings::{Local, Settings};
+pub use self::target::TargetView;
+
+/// How many places are fetched from. A company has a handful of CAs; what is beyond is a mistake, or somebody's.
+const MAX_TARGETS: usize = 256;
+
+/// How many fetches run at once: each may hold a list in memory.
+const FETCHES: usize = 4;
+
+/// Called when what is fetched has changed; returns when it is in force. Called off the threads that serve.
+pub type PublishFn = Box<dyn Fn() + Send + Sync>;
+
+/// Fetches CRLs and keeps them fresh. Clones are handles on the same one.
+#[derive(Clone)]
+pub struct Refresher(Arc<Shared>);
+
+impl fmt::Debug for Refresher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refresher").finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of all targets share.
+struct Shared {
+    settings: ArcSwap<Settings>,
+    proxy: Option<crate::fetch::Url>,
+    /// The CAs of the settings, which may sign what a URL of the settings brings.
+    authorities: ArcSwap<Vec<CertificateDer<'static>>>,
+    cache: Cache,
+    targets: Mutex<HashMap<Key, Arc<Target>>>,
+    slots: Semaphore,
+    tasks: Tasks,
+    metrics: Metrics,
+    publish: OnceLock<PublishFn>,
+}
+
+/// What a target is known by: the CA whose list it brings, if that is known before, and its first URL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    issuer: Option<IssuerKey>,
+    url: String,
+}
+
+/// What the settings want, whoever comes.
+#[derive(Clone, Debug, Default)]
+pub struct Configured {
+    /// The CAs of the settings.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// What the configured intermediates name.
+    pub wanted: Vec<Wanted>,
+}
+
+impl Refresher {
+    /// Starts with the lists that an earlier process left in the cache. Its tasks belong to `tasks`.
+    ///
+    /// Reads files; nothing is fetched before [`Refresher::start`].
+    pub fn new(local: Local, metrics: Metrics, tasks: Tasks) -> Self {
+        Self(Arc::new(Shared {
+            settings: ArcSwap::from_pointee(Settings::off()),
+            proxy: local.proxy,
+            authorities: ArcSwap::default(),
+            cache: Cache::new(local.cache),
+            targets: Mutex::default(),
+            slots: Semaphore::new(FETCHES),
+            tasks,
+            metrics,
+            publish: OnceLock::new(),
+        }))
+    }
+
+    /// Begins to fetch, and tells `publish` of what it brings. Later calls change nothing.
+    pub fn start(&self, publish: PublishFn) {
+        if self.0.publish.set(publish).is_ok() {
+            let targets: Vec<_> = self.0.targets().values().cloned().collect();
+            for target in targets {
+                self.spawn(target);
+            }
+        }
+    }
+
+    /// Puts settings in force: targets that nothing wants end, new ones begin.
+    pub fn apply(&self, settings: &Settings, configured: Configured) {
+        let shared = &self.0;
+        let before = shared.settings.swap(Arc::new(settings.clone()));
+        shared.authorities.store(Arc::new(configured.authorities));
+        let is_kept = |key: &Key| match key.issuer {
+            None => settings.fetches() && settings.urls.contains(&key.url),
+            Some(_) => settings.fetches() && settings.discover,
+        };
+        let mut targets = shared.targets();
+        targets.retain(|key, target| is_kept(key) || target.end());
+        drop(targets);
+        shared.count_failing();
+        if !settings.fetches() {
+            return;
+        }
+        if !before.fetches() {
+            self.restore(&is_kept);
+        }
+        for url in &settings.urls {
+            self.add(Target::of_settings(url));
+        }
+        for wanted in configured.wanted {
+            self.want(wanted);
+        }
+    }
+
+    /// Takes up a list that a path lacks. Does not wait.
+    pub fn want(&self, wanted: Wanted) {
+        if !self.0.settings.load().discover || !self.0.settings.load().fetches() {
+            return;
+        }
+        let is_http = |url: &&String| {
+            url.get(..5)
+                .is_some_and(|s| s.eq_ignore_ascii_case("http:"))
+        };
+        let urls: Vec<_> = wanted.urls.iter().filter(is_http).cloned().collect();
+        if urls.is_empty() {
+            return;
+        }
+        self.add(Target::discovered(wanted.issuer_key, wanted.issuer, urls));
+    }
+
+    /// The lists that were fetched, of all targets.
+    pub fn crls(&self) -> Vec<Arc<Crl>> {
+        let targets = self.0.targets();
+        targets.values().flat_map(|target| target.crls()).collect()
+    }
+
+    /// Waits until everything that may bring the list of an issuer has been tried once, or the deadline passes. Returns
+    /// whether there was anything to wait for that came in time.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn tried(&self, issuer: IssuerKey, deadline: Instant) -> bool {
+        let untried: Vec<_> = {
+            let targets = self.0.targets();
+            let may_bring = |key: &Key| key.issuer.is_none_or(|of| of == issuer);
+            let untried = targets
+                .iter()
+                .filter(|(key, target)| may_bring(key) && !target.is_tried());
+            untried.map(|(_, target)| Arc::clone(target)).collect()
+        };
+        if untried.is_empty() {
+            return false;
+        }
+        let all = async {
+            for target in untried {
+                target.tried().await;
+            }
+        };
+        timeout_at(deadline, all).await.is_ok()
+    }
+
+    /// How long a client's first request may wait for a list that is fetched for the first time.
+    pub fn hold(&self) -> Duration {
+        self.0.settings.load().hold
+    }
+
+    /// Ends every fetch and its task, for good.
+    pub fn stop(&self) {
+        self.apply(&Settings::off(), Configured::default());
+    }
+
+    /// What is fetched, for people.
+    pub fn view(&self) -> Vec<TargetView> {
+        let targets = self.0.targets();
+        let mut views: Vec<_> = targets.values().map(|target| target.view()).collect();
+        views.sort_by(|a, b| a.url.cmp(&b.url));
+        views
+    }
+
+    /// Takes what an earlier process left.
+    fn restore(&self, is_kept: &dyn Fn(&Key) -> bool) {
+        let authorities = self.0.authorities.load();
+        for target in self.0.cache.load(&authorities) {
+            if is_kept(&target.key) && !target.is_long_stale(UnixTime::now()) {
+                self.add(target);
+            } else {
+                self.0.cache.forget(&target);
+            }
+        }
+    }
+
+    fn add(&self, target: Target) {
+        let mut targets = self.0.targets();
+        if targets.contains_key(&target.key) {
+            return;
+        }
+        if targets.len() >= MAX_TARGETS {
+            drop(targets);
+            let url = target.urls.first().map_or("", String::as_str);
+            warn!(url, "a CRL is not fetched: {MAX_TARGETS} are already");
+            return;
+        }
+        info!(url = target.key.url, "a CRL is fetched from here on");
+        let target = Arc::new(target);
+        targets.insert(target.key.clone(), Arc::clone(&target));
+        drop(targets);
+        if self.0.publish.get().is_some() {
+            self.spawn(target);
+        }
+    }
+
+    fn spawn(&self, target: Arc<Target>) {
+        let shared = Arc::clone(&self.0);
+        self.0
+            .tasks
+            .spawn(async move { target.keep_fresh(&shared).await });
+    }
+}
+
+impl Shared {
+    fn targets(&self) -> MutexGuard<'_, HashMap<Key, Arc<Target>>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            proxy: self.proxy.clone(),
+            ..self.settings.load().limits.clone()
+        }
+    }
+
+    fn count_failing(&self) {
+        let failing = self
+            .targets()
+            .values()
+            .filter(|target| target.is_failing())
+            .count();
+        let failing = i64::try_from(failing).unwrap_or(i64::MAX);
+        self.metrics.crl_fetches_failing.set(failing);
+    }
+
+    /// Tells that what is fetched has changed, and returns when it is in force.
+    async fn publish(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let told = tokio::task::spawn_blocking(move || {
+            if let Some(publish) = shared.publish.get() {
+                publish();
+            }
+        });
+        if let Err(error) = told.await {
+            warn!(%error, "fetched CRLs could not be put in force");
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! CRLs that the gateway fetches by itself: found, waited for, refreshed, kept.
+
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use opencmg::cli::builtin::{BuiltIn, Options};
+use opencmg::pki::UnixTime;
+use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+
+use crate::client::get;
+use crate::publisher::Publisher;
+use crate::world::{HOST, Plan, World, eventually, mutual, now, within};
+
+const LOOPBACK: &str = "allow-addresses = [\"127.0.0.0/8\"]\n";
+
+/// A world with a CA of which the gateway knows only what its clients show.
+struct Fetching {
+    world: World,
+    backend: BuiltIn,
+    publisher: Publisher,
+    authority: Authority,
+}
+
+impl Fetching {
+    async fn start(revocation: &str) -> Self {
+        let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+        let publisher = Publisher::start().await;
+        let world = Plan::new()
+            .connection_point(&backend.url(), &backend.url())
+            .gateway("[trust]\ncrl-cache = \"crl-cache\"\n")
+            .revocation(revocation)
+            .start()
+            .await;
+        let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let authority = world
+            .pki
+            .root
+            .intermediate("Field CA", key, Validity::days(now(), 9));
+        let points = ["ldap:///cn=field".to_owned(), publisher.url("/field.crl")];
+        let points = points.each_ref().map(String::as_str);
+        let authority = authority.unwrap().with_crl_points(&points);
+        for name in ["field-1", "field-2"] {
+            let leaf = Leaf::client(name, Validity::days(now(), 9));
+            world.pki.issue(&authority, name, &leaf);
+        }
+        Self {
+            world,
+            backend,
+            publisher,
+            authority,
+        }
+    }
+
+    /// Publishes a CRL that is in force from and to so many seconds from now.
+    fn publish(&self, number: u64, revoked: &[&str], from: i64, to: i64) {
+        let at = |seconds: i64| {
+            UnixTime::since_unix_epoch(Duration::from_secs(
+                now().as_secs().saturating_add_signed(seconds),
+            ))
+        };
+        let list = RevocationList {
+            revoked: revoked
+                .iter()
+                .map(|name| self.world.pki.serial(name))
+                .collect(),
+            ..RevocationList::empty(
+                number,
+                Validity {
+                    not_before: at(from),
+                    not_after: at(to),
+                },
+            )
+        };
+        let crl = self.authority.revoke(&list).unwrap();
+        self.publisher.publish("/field.crl", &crl);
+    }
+
+    async fn status_of(&self, name: &str) -> (StatusCode, String) {
+        let answer = self.world.client(name).get(&path()).await;
+        (answer.status, answer.phrase)
+    }
+
+    async fn finish(self) {
+        self.world.finish().await;
+        self.backend.stop().await;
+    }
+}
+
+fn path() -> String {
+    mutual("SMS_MP/.sms_aut?MPLIST")
+}
+
+const UNKNOWN: &str = "CMGService_ClientCertificateRevocationUnknown";
+
+#[tokio::test]
+async fn a_first_client_waits_for_the_crl_that_it_names_and_a_restart_needs_no_network() {
+    let mut fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &["field-2"], -60, 86_400);
+    fetching.publisher.set_open(false);
+    let clients = (0..20).map(|_| fetching.status_of("field-1"));
+    let clients = futures_util::future::join_all(clients);
+    let open = async {
+        eventually("the CRL is asked for", async || {
+            !fetching.publisher.requests("/field.crl").is_empty()
+        })
+        .await;
+        fetching.publisher.set_open(true);
+    };
+    let (answers, ()) = tokio::join!(clients, open);
+    assert!(
+        answers.iter().all(|(status, _)| *status == StatusCode::OK),
+        "{answers:?}"
+    );
+    assert_eq!(
+        fetching.publisher.requests("/field.crl").len(),
+        1,
+        "one fetch for all"
+    );
+    let (_, phrase) = fetching.status_of("field-2").await;
+    assert_eq!(phrase, "CMGService_ClientCertificateRevoked");
+
+    let gateway = &mut fetching.world.gateways[0];
+    assert_eq!(
+        gateway.metric("opencmg_crl_fetches_total", "changed").await,
+        1.0
+    );
+    assert_eq!(
+        gateway.metric("opencmg_crl_entries", "CN=Field CA").await,
+        1.0
+    );
+    assert!(
+        gateway
+            .metric("opencmg_crl_next_update_seconds", "CN=Field CA")
+            .await
+            > 0.0
+    );
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let fetched = &status["trust"]["revocation"]["fetched"][0];
+    assert_eq!(fetched["url"], fetching.publisher.url("/field.crl"));
+    assert_eq!(fetched["issuers"][0], "CN=Field CA");
+    assert!(fetched["last_error"].is_null() && fetched["next_attempt_s"].as_u64().unwrap() > 60);
+
+    gateway.stop().await;
+    fetching.publisher.set_open(false);
+    fetching.world.gateways[0].start();
+    fetching.world.gateways[0].accepts().await;
+    fetching.world.gateways[0].has_tunnels(1).await;
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let (_, phrase) = fetching.status_of("field-2").await;
+    assert_eq!(phrase, "CMGService_ClientCertificateRevoked");
+    assert_eq!(fetching.publisher.requests("/field.crl").len(), 1);
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_crl_that_does_not_come_in_time_holds_a_request_no_longer_than_allowed() {
+    let fetching = Fetching::start(&format!("{LOOPBACK}hold = \"1s\"\n")).await;
+    fetching.publish(1, &[], -60, 86_400);
+    fetching.publisher.set_open(false);
+    let begin = Instant::now();
+    let answered = fetching.status_of("field-1");
+    let (_, phrase) = within(Duration::from_secs(10), "the answer", answered).await;
+    assert_eq!(phrase, UNKNOWN);
+    assert!(begin.elapsed() >= Duration::from_secs(1));
+    fetching.publisher.set_open(true);
+    eventually("the CRL has come", async || {
+        fetching.status_of("field-1").await.0 == StatusCode::OK
+    })
+    .await;
+    assert_eq!(fetching.publisher.requests("/field.crl").len(), 1);
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_crl_is_refreshed_before_it_goes_stale_and_closes_who_is_on_the_new_one() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    // Four fifths of it are over.
+    fetching.publish(1, &[], -90, 30);
+    let client = fetching.world.client("field-1");
+    let mut open = client.connect().await.unwrap();
+    let mut served = async || {
+        let mut request = get(&path());
+        request.headers_mut().insert("host", HOST.parse().unwrap());
+        let answer = open.send(request).await;
+        answer.is_ok_and(|answer| answer.status == StatusCode::OK)
+    };
+    assert!(served().await);
+    eventually("it is asked for again", async || {
+        fetching.publisher.requests("/field.crl").len() > 1
+    })
+    .await;
+    assert!(served().await, "what is unchanged harmed a connection");
+    let again = fetching.publisher.requests("/field.crl").pop().unwrap();
+    assert!(again.contains("if-none-match: "), "{again}");
+    fetching.publish(2, &["field-1"], -1, 86_400);
+    let closed = eventually("the revoked client is closed", async || !served().await);
+    within(Duration::from_secs(10), "the refresh", closed).await;
+    let gateway = &fetching.world.gateways[0];
+    assert!(
+        gateway
+            .metric("opencmg_crl_fetches_total", "unchanged")
+            .await
+            >= 1.0
+    );
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_no_crl_of_the_ca_is_refused_by_name_and_the_last_good_one_serves_on() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(5, &[], -90, 30);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let ok = |body: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let moved =
+        |to: &str| format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+    let gateway = &fetching.world.gateways[0];
+    for (answer, said) in [
+        (ok("<html>log in</html>"), "is a web page, not a CRL"),
+        (moved("file:///etc/passwd"), "file:///etc/passwd"),
+    ] {
+        fetching
+            .publisher
+            .answer_with("/field.crl", answer.as_bytes());
+        gateway.says(said).await;
+    }
+    assert_eq!(gateway.metric("opencmg_crl_fetches_failing", "").await, 1.0);
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let error = &status["trust"]["revocation"]["fetched"][0]["last_error"];
+    assert!(
+        error
+            .as_str()
+            .is_some_and(|error| error.contains("/field.crl")),
+        "{status}"
+    );
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_place_inside_the_network_is_not_asked_unless_it_is_allowed() {
+    let fetching = Fetching::start("").await;
+    fetching.publish(1, &[], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
+    let gateway = &fetching.world.gateways[0];
+    gateway
+        .says("which is inside a network and not allowed")
+        .await;
+    assert!(fetching.publisher.requests("/field.crl").is_empty());
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
+    let publisher = Publisher::start().await;
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let url = publisher.url("/intermediate.crl");
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .revocation(&format!("{LOOPBACK}urls = [\"{url}\"]\n"))
+        .start()
+        .await;
+    let file = std::fs::read(world.pki.file("intermediate.crl")).unwrap();
+    let number_2 = {
+        world
+            .pki
+            .revoke(&world.pki.intermediate, "two", 2, &["pc-1"]);
+        std::fs::read(world.pki.file("two.crl")).unwrap()
+    };
+    assert_ne!(file, number_2);
+    // The file has number 1: the highest number wins, wherever it comes from.
+    assert_eq!(
+        world.client("pc-1").get(&path()).await.status,
+        StatusCode::OK
+    );
+    publisher.publish("/intermediate.crl", &number_2);
+    eventually("the fetched CRL is in force", async || {
+        let answer = world.client("pc-1").get(&path()).await;
+        answer.phrase == "CMGService_ClientCertificateRevoked"
+    })
+    .await;
+    assert_eq!(
+        world.client("pc-2").get(&path()).await.status,
+        StatusCode::OK
+    );
+    world.finish().await;
+    backend.stop().await;
+}

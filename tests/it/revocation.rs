@@ -1,0 +1,214 @@
+//! Revocation from files: who is revoked while connected, and CRLs that are not what they should be.
+
+use std::fs;
+use std::time::Duration;
+
+use http::StatusCode;
+use opencmg::cli::builtin::{BuiltIn, Options};
+use opencmg::pki::issue::{Leaf, Validity, crl_to_pem};
+
+use crate::client::{Connection, get};
+use crate::world::{HOST, Plan, World, eventually, mutual, now, within};
+
+/// What a revoked client may still have.
+const IN_FORCE: Duration = Duration::from_secs(5);
+
+async fn start() -> (World, BuiltIn) {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    (world, backend)
+}
+
+fn path() -> String {
+    mutual("SMS_MP/.sms_aut?MPLIST")
+}
+
+async fn is_served(connection: &mut Connection) -> bool {
+    let mut request = get(&path());
+    request.headers_mut().insert("host", HOST.parse().unwrap());
+    let answer = connection.send(request).await;
+    answer.is_ok_and(|answer| answer.status == StatusCode::OK)
+}
+
+#[tokio::test]
+async fn a_client_revoked_while_connected_loses_its_connection_and_its_session() {
+    let (world, backend) = start().await;
+    let (revoked, other) = (world.client("pc-1"), world.client("pc-2"));
+    let mut open = [
+        revoked.connect().await.unwrap(),
+        other.connect().await.unwrap(),
+    ];
+    for connection in &mut open {
+        assert!(is_served(connection).await);
+    }
+    let pki = &world.pki;
+    pki.revoke(&pki.intermediate, "intermediate", 2, &["pc-1"]);
+    let [of_revoked, of_other] = &mut open;
+    let closed = eventually("the revoked client is closed", async || {
+        !is_served(of_revoked).await
+    });
+    within(IN_FORCE, "the CRL", closed).await;
+    assert!(is_served(of_other).await, "another client was harmed");
+    // The same TLS configuration holds the session of the first connection and resumes it.
+    let resumed = world.gateways[0]
+        .metric("opencmg_handshakes_total", "resumed")
+        .await;
+    let refused = revoked.get(&path()).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert_eq!(refused.phrase, "CMGService_ClientCertificateRevoked");
+    let gateway = &world.gateways[0];
+    assert!(gateway.metric("opencmg_handshakes_total", "resumed").await > resumed);
+    let closed = "opencmg_trust_closed_connections_total";
+    assert_eq!(gateway.metric(closed, "certificate-revoked").await, 1.0);
+    gateway.says("certificate-revoked").await;
+    gateway
+        .says("is on the CRL number 02 of \\\"CN=OpenCMG Test Intermediate\\\"")
+        .await;
+
+    // Being taken off the list again is in force as soon.
+    pki.revoke(&pki.intermediate, "intermediate", 3, &[]);
+    let back = eventually("the client is served again", async || {
+        revoked.get(&path()).await.status == StatusCode::OK
+    });
+    within(IN_FORCE, "the CRL", back).await;
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn a_crl_that_is_none_changes_nothing_and_is_named() {
+    let (world, backend) = start().await;
+    let gateway = &world.gateways[0];
+    let mut open = world.client("pc-1").connect().await.unwrap();
+    let good = fs::read(world.pki.file("intermediate.crl")).unwrap();
+    let forged = {
+        let mut forged = good.clone();
+        *forged.last_mut().unwrap() ^= 1;
+        forged
+    };
+    for (bytes, said) in [
+        (
+            b"<html>Not found</html>".to_vec(),
+            "is a web page, not a CRL",
+        ),
+        (good[..good.len() - 9].to_vec(), "is cut off"),
+        (Vec::new(), "is empty"),
+        (forged, "was not signed with the key of"),
+    ] {
+        let before = gateway.metric("opencmg_reloads_total", "refused").await;
+        world.pki.write("intermediate.crl", bytes);
+        eventually(&format!("{said} is refused"), async || {
+            gateway.metric("opencmg_reloads_total", "refused").await > before
+        })
+        .await;
+        gateway.says(said).await;
+        assert!(is_served(&mut open).await, "{said}");
+    }
+    let before = gateway.metric("opencmg_reloads_total", "refused").await;
+    let file = fs::File::create(world.pki.file("large.new")).unwrap();
+    file.set_len(2 << 30).unwrap();
+    fs::rename(
+        world.pki.file("large.new"),
+        world.pki.file("intermediate.crl"),
+    )
+    .unwrap();
+    eventually("2 GiB are refused", async || {
+        gateway.metric("opencmg_reloads_total", "refused").await > before
+    })
+    .await;
+    gateway.says("it is larger than 128 MiB").await;
+    assert!(is_served(&mut open).await);
+    assert_eq!(
+        world.client("pc-1").get(&path()).await.status,
+        StatusCode::OK
+    );
+
+    // As PEM it is taken again, and one of a CA that is not trusted is passed over.
+    let stranger = world
+        .pki
+        .stranger
+        .revoke(&opencmg::pki::issue::RevocationList::empty(
+            1,
+            Validity::days(now(), 1),
+        ));
+    let both = [crl_to_pem(&stranger.unwrap()), crl_to_pem(&good)].concat();
+    world.pki.write("intermediate.crl", both);
+    gateway.says("is a CRL of \"CN=Stranger Root\"").await;
+    assert!(is_served(&mut open).await);
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_crl_a_client_is_refused_unless_the_policy_says_otherwise() {
+    let (world, backend) = start().await;
+    let file = world.dir.path().join("service/service.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let crls = "crls = [\"../pki/root.crl\", \"../pki/intermediate.crl\"]";
+    let client = world.client("pc-1");
+    let answers = async |wanted: &str| {
+        eventually(wanted, async || {
+            let answer = client.get(&path()).await;
+            match answer.status {
+                StatusCode::OK => wanted == "served",
+                _ => answer.phrase == wanted,
+            }
+        })
+        .await;
+    };
+    answers("served").await;
+    for (lines, phrase) in [
+        (
+            "crls = [\"../pki/root.crl\"]",
+            "CMGService_ClientCertificateRevocationUnknown",
+        ),
+        ("unknown = \"allow\"", "served"),
+        (
+            "crls = [\"../pki/intermediate.crl\"]",
+            "CMGService_ClientCertificateRevocationUnknown",
+        ),
+        (
+            "crls = [\"../pki/intermediate.crl\"]\ndepth = \"leaf\"",
+            "served",
+        ),
+        ("", "CMGService_ClientCertificateRevocationUnknown"),
+        ("check = false", "served"),
+    ] {
+        fs::write(&file, text.replace(crls, lines)).unwrap();
+        answers(phrase).await;
+    }
+    world.gateways[0].says("no CRL is checked").await;
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn an_intermediate_that_is_revoked_takes_its_clients_along() {
+    let (world, backend) = start().await;
+    let mut open = world.client("pc-1").connect().await.unwrap();
+    assert!(is_served(&mut open).await);
+    let pki = &world.pki;
+    pki.revoke(&pki.root, "root", 2, &["intermediate"]);
+    let closed = eventually("its client is closed", async || !is_served(&mut open).await);
+    within(IN_FORCE, "the CRL", closed).await;
+    let refused = world.client("pc-2").get(&path()).await;
+    assert_eq!(refused.phrase, "CMGService_ClientCertificateRevoked");
+    world.gateways[0]
+        .says("\"CN=OpenCMG Test Intermediate\" was revoked")
+        .await;
+    // A chain that ends in a client of the root alone is not concerned.
+    pki.issue(
+        &pki.root,
+        "pc-9",
+        &Leaf::client("pc-9", Validity::days(now(), 9)),
+    );
+    assert_eq!(
+        world.client("pc-9").get(&path()).await.status,
+        StatusCode::OK
+    );
+    world.finish().await;
+    backend.stop().await;
+}
