@@ -18,6 +18,7 @@ mod client;
 mod commands;
 mod config;
 mod connection_point;
+mod expiry;
 mod faults;
 mod fetched;
 mod gateway;
