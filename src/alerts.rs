@@ -4,9 +4,6 @@
 //! logs each once per threshold, and shows those past one as metric and in the status until they are renewed. Reads no
 //! clock and no file. Rank 4.
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -262,3 +259,6 @@ fn tell(one: &Expiring, reached: u64, now: UnixTime) {
         _ => warn!(r#use, name, ends, days, breaks, "expires soon"),
     }
 }
+
+#[cfg(test)]
+mod tests;
