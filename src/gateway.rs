@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use self::built::{Built, tell_notes};
 pub use self::expiry::expiring;
 use self::reception::Reception;
+use self::revocation::Stale;
 pub use self::settings::{Definition, Settings};
 use self::sockets::Sockets;
 use crate::admin::{self, Health, Views};
@@ -182,7 +183,7 @@ impl Core {
         let built = Built::build(&definition, &metrics)?;
         let loops = Tasks::new();
         let refresher = Refresher::new(settings.revocation, metrics.clone(), loops.clone());
-        let revocation = revocation::begin(&refresher, &definition, &built.clients);
+        let revocation = revocation::begin(&refresher, &definition, &built.clients, &metrics);
         let clients = Trust::with_settings(
             built.clients,
             revocation,
@@ -303,6 +304,7 @@ impl Core {
         let mut forced = self.drain.watch();
         let mut ticks = interval(RECHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stale = Stale::default();
         loop {
             tokio::select! {
                 biased;
@@ -312,6 +314,7 @@ impl Core {
             let now = UnixTime::now();
             self.clients.recheck_expired(now);
             self.connection_points.recheck_expired(now);
+            stale.tell(self.clients.revocation().crls(), now);
         }
     }
 

@@ -9,4 +9,5 @@ mod headers;
 mod limits;
 mod raw;
 mod refusals;
+mod revoked;
 pub mod rig;
