@@ -27,7 +27,7 @@ mod upload;
 mod wire;
 
 pub use body::Body;
-pub use budget::Budget;
+pub use budget::{Budget, Counted, Holder};
 pub use incoming::{Incoming, Respond};
 pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};

@@ -61,7 +61,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings units"),
     (
         "proxy",
-        "drain identity logging message metrics pki reason role routing settings tunnel",
+        "drain identity logging message metrics pki reason role routing settings tunnel units",
     ),
     ("revocation", "fetch metrics pki settings tasks units"),
     ("routing", "message metrics role units"),
