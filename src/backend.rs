@@ -49,7 +49,7 @@ pub use base::BaseUrl;
 pub use connection_auth::NoChallengeLeft;
 pub use exchange::OnContinue;
 pub use settings::{BackendSettings, NameCheck, Password, is_pfx};
-pub use tls::read_password;
+pub use tls::{client_certificates, read_password};
 
 const CONTINUE: HeaderValue = HeaderValue::from_static("100-continue");
 

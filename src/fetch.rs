@@ -28,6 +28,9 @@ pub use url::Url;
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 5;
 
+/// How long one address may take to accept, so that another of the same host still has time.
+const CONNECT: Duration = Duration::from_secs(5);
+
 /// The limits of one fetch, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -141,9 +144,10 @@ async fn connect(limits: &Limits, url: &Url) -> Result<TcpStream, FetchError> {
     };
     let mut last = None;
     for address in addresses.into_iter().take(4) {
-        match TcpStream::connect(address).await {
-            Ok(tcp) => return Ok(tcp),
-            Err(error) => last = Some(format!("{address}: {error}")),
+        match timeout(CONNECT, TcpStream::connect(address)).await {
+            Ok(Ok(tcp)) => return Ok(tcp),
+            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
+            Err(_) => last = Some(format!("{address}: it does not accept")),
         }
     }
     Err(FetchError::Unreachable(last.unwrap_or_default()))

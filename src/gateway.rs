@@ -1,6 +1,7 @@
 //! The composition of a gateway: build in order, bind, run until drained. No logic of its own.
 
 mod built;
+mod expiry;
 mod reception;
 mod revocation;
 mod settings;
@@ -14,11 +15,14 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use self::built::{Built, tell_expiry, tell_notes};
+use self::built::{Built, tell_notes};
+pub use self::expiry::expiring;
 use self::reception::Reception;
+use self::revocation::Stale;
 pub use self::settings::{Definition, Settings};
 use self::sockets::Sockets;
 use crate::admin::{self, Health, Views};
+use crate::alerts::Expiry;
 use crate::drain::Drain;
 use crate::identity::Trust;
 use crate::instances::Instance;
@@ -74,6 +78,7 @@ struct Core {
     refresher: Refresher,
     proxy: Proxy,
     registry: Registry,
+    expiry: Expiry,
     metrics: Metrics,
     drain: Drain,
     /// Clients and tunnels.
@@ -178,7 +183,7 @@ impl Core {
         let built = Built::build(&definition, &metrics)?;
         let loops = Tasks::new();
         let refresher = Refresher::new(settings.revocation, metrics.clone(), loops.clone());
-        let revocation = revocation::begin(&refresher, &definition, &built.clients);
+        let revocation = revocation::begin(&refresher, &definition, &built.clients, &metrics);
         let clients = Trust::with_settings(
             built.clients,
             revocation,
@@ -192,7 +197,6 @@ impl Core {
             metrics.clone(),
         );
         let tls = tls_of(&definition, &clients, &connection_points)?;
-        tell_expiry(&definition, &metrics);
         tell_notes(&definition, &metrics);
 
         let instance = Instance::new(settings.instance, &mut rand::rng());
@@ -228,6 +232,7 @@ impl Core {
             connection_points,
             proxy,
             registry,
+            expiry: Expiry::new(metrics.clone()),
             metrics,
             drain,
             connections,
@@ -285,6 +290,7 @@ impl Core {
             self.loops.spawn(serving);
         }
         self.loops.spawn(Arc::clone(self).recheck());
+        self.loops.spawn(Arc::clone(self).watch_expiry());
         let core = Arc::downgrade(self);
         self.refresher.start(Box::new(move || {
             if let Some(core) = core.upgrade() {
@@ -298,6 +304,7 @@ impl Core {
         let mut forced = self.drain.watch();
         let mut ticks = interval(RECHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stale = Stale::default();
         loop {
             tokio::select! {
                 biased;
@@ -307,6 +314,7 @@ impl Core {
             let now = UnixTime::now();
             self.clients.recheck_expired(now);
             self.connection_points.recheck_expired(now);
+            stale.tell(self.clients.revocation().crls(), now);
         }
     }
 
@@ -332,7 +340,7 @@ impl Core {
         if definition.connection_point_ca != current.connection_point_ca {
             self.connection_points.replace(built.connection_points);
         }
-        tell_expiry(&definition, &self.metrics);
+        self.look_at_expiry(&definition);
         tell_notes(&definition, &self.metrics);
         *current = definition;
         Ok(())

@@ -34,7 +34,7 @@ pub use self::target::TargetView;
 const MAX_TARGETS: usize = 256;
 
 /// How many fetches run at once: each may hold a list in memory.
-const FETCHES: usize = 4;
+const FETCHES: usize = 8;
 
 /// Called when what is fetched has changed; returns when it is in force. Called off the threads that serve.
 pub type PublishFn = Box<dyn Fn() + Send + Sync>;

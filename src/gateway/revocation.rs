@@ -1,6 +1,9 @@
 //! How CRLs of files and fetched ones become part of the clients' trust.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use tracing::warn;
 
 use super::{Core, Definition};
 use crate::metrics::{ByIssuer, Metrics};
@@ -12,9 +15,11 @@ pub(super) fn begin(
     refresher: &Refresher,
     definition: &Definition,
     anchors: &Anchors,
+    metrics: &Metrics,
 ) -> Revocation {
     refresher.apply(&definition.fetching, configured(definition, anchors));
     let crls = in_force(refresher, definition);
+    tell_crls(&crls, metrics);
     let teller = refresher.clone();
     let revocation = Revocation::new(definition.revocation.clone(), crls);
     revocation.telling(Arc::new(move |wanted| teller.want(wanted)))
@@ -50,6 +55,22 @@ impl Core {
     }
 }
 
+/// The CRLs that are known to be stale, so that each is told once.
+#[derive(Debug, Default)]
+pub(super) struct Stale(HashSet<String>);
+
+impl Stale {
+    /// Logs each CRL in force that has gone stale since the last look.
+    pub(super) fn tell(&mut self, crls: &CrlSet, now: UnixTime) {
+        let stale = crls.iter().filter(|crl| crl.next_update() < now);
+        let stale: HashSet<_> = stale.map(|crl| crl.title()).collect();
+        for title in stale.difference(&self.0) {
+            warn!("{title} is stale: it should have been followed by another");
+        }
+        self.0 = stale;
+    }
+}
+
 /// The CRLs of files and those that were fetched.
 fn in_force(refresher: &Refresher, definition: &Definition) -> Arc<CrlSet> {
     let crls = definition.crls.iter().cloned().chain(refresher.crls());
@@ -69,7 +90,7 @@ fn configured(definition: &Definition, anchors: &Anchors) -> Configured {
 }
 
 /// Tells the metrics of the CRLs in force: the newest of each key.
-pub(super) fn tell_crls(crls: &CrlSet, metrics: &Metrics) {
+fn tell_crls(crls: &CrlSet, metrics: &Metrics) {
     metrics.crl_made.clear();
     metrics.crl_due.clear();
     metrics.crl_entries.clear();

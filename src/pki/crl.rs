@@ -8,6 +8,7 @@ mod error;
 mod parse;
 mod set;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use rustls_pki_types::pem::PemObject;
@@ -178,19 +179,19 @@ impl Crl {
 ///
 /// # Errors
 /// What the file is instead, as far as it can be told.
-pub fn read_crl_file(bytes: &[u8]) -> Result<Vec<Vec<u8>>, CrlError> {
+pub fn read_crl_file(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, CrlError> {
     let start = bytes.trim_ascii_start();
     match start.first() {
         None => return Err(CrlError::Empty),
         Some(b'<') => return Err(CrlError::Html),
-        Some(&SEQUENCE) if bytes[0] == SEQUENCE => return Ok(vec![bytes.to_vec()]),
+        Some(&SEQUENCE) if bytes[0] == SEQUENCE => return Ok(vec![Cow::Borrowed(bytes)]),
         Some(_) => {}
     }
     if !start.starts_with(b"-----") {
         return Err(CrlError::NotACrl);
     }
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes)
-        .map(|list| list.map(|list| list.to_vec()))
+        .map(|list| list.map(|list| Cow::Owned(list.to_vec())))
         .collect();
     match lists {
         Ok(lists) if lists.is_empty() => Err(CrlError::NotACrl),

@@ -27,6 +27,9 @@ pub(super) struct Target {
     ended: watch::Sender<bool>,
 }
 
+/// The lists that a fetch brought, and what to ask with next time.
+type Brought = (Vec<Arc<Crl>>, Validators);
+
 #[derive(Default)]
 struct State {
     crls: Vec<Arc<Crl>>,
@@ -202,7 +205,7 @@ impl Target {
     }
 
     /// Writes down how an attempt went; returns whether another list is there.
-    fn note(&self, outcome: Result<Option<(Vec<Arc<Crl>>, Validators)>, String>) -> bool {
+    fn note(&self, outcome: Result<Option<Brought>, String>) -> bool {
         let mut state = self.state();
         let changed = match outcome {
             Ok(Some((crls, validators))) => {
@@ -241,10 +244,7 @@ impl Target {
     }
 
     /// The lists and what to ask with next time; none if those at hand still hold.
-    async fn fetch(
-        &self,
-        shared: &Arc<Shared>,
-    ) -> Result<Option<(Vec<Arc<Crl>>, Validators)>, String> {
+    async fn fetch(&self, shared: &Arc<Shared>) -> Result<Option<Brought>, String> {
         let limits = shared.limits();
         let mut faults = Vec::new();
         for url in &self.urls {
@@ -254,7 +254,12 @@ impl Target {
                 false => Validators::default(),
             };
             match fetch::get(&limits, url, &known).await {
-                Ok(Fetched::Unchanged) => return Ok(None),
+                Ok(Fetched::Unchanged) if known != Validators::default() => return Ok(None),
+                Ok(Fetched::Unchanged) => {
+                    faults.push(format!(
+                        "{url} was answered with 304, though nothing was known"
+                    ));
+                }
                 Ok(Fetched::Changed { body, validators }) => {
                     let validators = match *url == self.key.url {
                         true => validators,

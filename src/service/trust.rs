@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::Files;
-use crate::pki::{self, Anchors, CertificateDer, Crl, CrlError, Limits, Policy};
+use crate::pki::{self, Anchors, CertificateDer, Crl, CrlError, Doubt, Limits, Policy};
 use crate::revocation;
 use crate::settings::Reader;
 
@@ -22,6 +22,9 @@ pub(super) struct Trust {
     /// Which CRLs were passed over, and why.
     pub(super) notes: Vec<String>,
 }
+
+const WITHOUT_CRLS: &str = "trust.revocation: every client is refused, since no CRL can be had \
+    (give crls, urls or discover = true; unknown = \"allow\" or check = false lets clients in that may be revoked)";
 
 /// A CRL of a million entries that each give a reason has some 50 MB.
 const MAX_CRL: u64 = 128 << 20;
@@ -44,6 +47,11 @@ pub(super) fn read(reader: &Reader<'_>, files: &mut Files) -> Trust {
         return Trust::default();
     }
     let whole = anchors_whole && intermediates_whole;
+    let mut notes = notes;
+    let is_without = crls.is_empty() && fetching.urls.is_empty() && !fetching.discover;
+    if policy.check && policy.unknown == Doubt::Deny && is_without {
+        notes.push(WITHOUT_CRLS.to_owned());
+    }
     let built = whole.then(|| Anchors::build(&anchors, &intermediates, limits));
     let built = match built {
         Some(Ok(built)) => Some(built),
@@ -79,10 +87,14 @@ fn read_crls(
     for (index, path) in reader.paths("crls").into_iter().enumerate() {
         let named = |what: String| format!("{}: {what}", path.display());
         let fault = |what: String| reader.fault(&format!("crls[{index}]"), named(what));
-        let lists = match files.read_large(&path, MAX_CRL) {
-            Ok(bytes) => pki::read_crl_file(&bytes).map_err(|error| error.to_string()),
-            Err(what) => Err(what),
+        let bytes = match files.read_large(&path, MAX_CRL) {
+            Ok(bytes) => bytes,
+            Err(what) => {
+                fault(what);
+                continue;
+            }
         };
+        let lists = pki::read_crl_file(&bytes).map_err(|error| error.to_string());
         for der in lists.map_err(fault).unwrap_or_default() {
             match Crl::read(&der, &issuers) {
                 Ok(crl) => crls.push(Arc::new(crl)),

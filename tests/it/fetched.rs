@@ -1,11 +1,12 @@
 //! CRLs that the gateway fetches by itself: found, waited for, refreshed, kept.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::UnixTime;
 use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+use tokio::time::Instant;
 
 use crate::client::get;
 use crate::publisher::Publisher;
@@ -289,4 +290,25 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
     );
     world.finish().await;
     backend.stop().await;
+}
+
+#[tokio::test]
+async fn a_crl_that_went_stale_serves_through_its_grace_and_is_told() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &[], -7_200, -3_600);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let gateway = &fetching.world.gateways[0];
+    gateway
+        .says("is stale: it should have been followed by another")
+        .await;
+    let file = fetching.world.dir.path().join("service/service.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let short = text.replace(LOOPBACK, &format!("{LOOPBACK}grace = \"1min\"\n"));
+    std::fs::write(&file, short).unwrap();
+    eventually("the grace is over", async || {
+        let phrase = fetching.status_of("field-1").await.1;
+        phrase == "CMGService_ClientCertificateCrlStale"
+    })
+    .await;
+    fetching.finish().await;
 }

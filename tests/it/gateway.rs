@@ -15,4 +15,5 @@ mod httpwg;
 mod limits;
 pub mod raw;
 mod refusals;
+mod revoked;
 pub mod rig;

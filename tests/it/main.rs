@@ -19,6 +19,7 @@ mod commands;
 mod config;
 mod conformance;
 mod connection_point;
+mod expiry;
 mod faults;
 mod fetched;
 mod gateway;

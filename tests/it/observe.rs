@@ -8,7 +8,7 @@ use opencmg::cli::builtin::{BuiltIn, Options};
 
 use crate::backend::{self, Backend};
 use crate::client::get;
-use crate::world::{Plan, World, eventually, mutual, plain_get};
+use crate::world::{Plan, World, eventually, mutual, now, plain_get};
 
 #[tokio::test]
 async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
@@ -77,6 +77,9 @@ async fn one_request_is_one_line_one_count_and_one_id_on_all_hops() {
         0.0
     );
     assert_eq!(gateway.metric("opencmg_revocation_checked", "").await, 1.0);
+    let made = "opencmg_crl_this_update_seconds";
+    let age = now().as_secs() as f64 - gateway.metric(made, "CN=OpenCMG Test Root").await;
+    assert!((0.0..7_200.0).contains(&age), "{age}");
 
     assert_a_refusal_is_counted(&world).await;
     world.finish().await;

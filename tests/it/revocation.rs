@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::issue::{Leaf, Validity, crl_to_pem};
+use opencmg::pki::{Crl, Serial};
 
 use crate::client::{Connection, get};
 use crate::world::{HOST, Plan, World, eventually, mutual, now, within};
@@ -175,12 +176,19 @@ async fn without_a_crl_a_client_is_refused_unless_the_policy_says_otherwise() {
             "served",
         ),
         ("", "CMGService_ClientCertificateRevocationUnknown"),
+        (
+            "discover = false",
+            "CMGService_ClientCertificateRevocationUnknown",
+        ),
         ("check = false", "served"),
     ] {
         fs::write(&file, text.replace(crls, lines)).unwrap();
         answers(phrase).await;
     }
     world.gateways[0].says("no CRL is checked").await;
+    world.gateways[0]
+        .says("every client is refused, since no CRL can be had")
+        .await;
     world.finish().await;
     backend.stop().await;
 }
@@ -211,4 +219,80 @@ async fn an_intermediate_that_is_revoked_takes_its_clients_along() {
     );
     world.finish().await;
     backend.stop().await;
+}
+
+/// Runs openssl in a folder.
+fn openssl(folder: &std::path::Path, arguments: &str) {
+    let output = std::process::Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "openssl {arguments}: {said}");
+}
+
+#[test]
+fn lists_made_by_openssl_are_read_whatever_signs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let configuration = "[ca]\ndefault_ca = a\n[a]\ndatabase = index.txt\ncrlnumber = number\n\
+        [delta]\n2.5.29.27 = critical, ASN1:INTEGER:1\n\
+        [indirect]\nissuingDistributionPoint = critical, @idp\n[idp]\nindirectCRL = TRUE\n\
+        [leaves]\nissuingDistributionPoint = critical, @only\n[only]\nonlyuser = TRUE\n\
+        [reasons]\nissuingDistributionPoint = critical, @some\n[some]\nonlysomereasons = keyCompromise\n";
+    fs::write(dir.join("ca.cnf"), configuration).unwrap();
+    let entry = "R\t400101000000Z\t250101000000Z,keyCompromise\t0F00\tunknown\t/CN=gone\n";
+    fs::write(dir.join("index.txt"), entry).unwrap();
+    let read = |key: &str, options: &str| {
+        fs::write(dir.join("number"), "07\n").unwrap();
+        openssl(
+            dir,
+            &format!(
+                "req -x509 -newkey {key} -nodes -keyout ca.key -out ca.pem -subj /CN=OpenSSL -days 9"
+            ),
+        );
+        openssl(
+            dir,
+            &format!(
+                "ca -config ca.cnf -gencrl -keyfile ca.key -cert ca.pem -crldays 5 -out a.crl {options}"
+            ),
+        );
+        let certificates = opencmg::pki::read_certificates(&fs::read(dir.join("ca.pem")).unwrap());
+        let file = fs::read(dir.join("a.crl")).unwrap();
+        let lists = opencmg::pki::read_crl_file(&file).unwrap();
+        Crl::read(&lists[0], &certificates.unwrap())
+    };
+    let (rsa, p256) = ("rsa:2048", "ec -pkeyopt ec_paramgen_curve:P-256");
+    let pss = "-sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:digest -md";
+    for (key, options) in [
+        (rsa, "-md sha256".to_owned()),
+        (rsa, "-md sha512".to_owned()),
+        (rsa, format!("{pss} sha256")),
+        (rsa, format!("{pss} sha384")),
+        (p256, "-md sha256".to_owned()),
+        (
+            "ec -pkeyopt ec_paramgen_curve:P-384",
+            "-md sha384".to_owned(),
+        ),
+        (p256, "-md sha256 -crlexts leaves".to_owned()),
+    ] {
+        let crl = read(key, &options).unwrap_or_else(|error| panic!("{key} {options}: {error}"));
+        assert_eq!(crl.entries(), 1, "{key} {options}");
+        assert!(crl.revokes(&Serial::new(&[0x0f, 0]).unwrap()));
+        assert_eq!(crl.issuer(), "CN=OpenSSL");
+    }
+    let weak = read(rsa, "-md sha1").unwrap_err().to_string();
+    assert!(weak.contains("RSA or ECDSA with SHA-256"), "{weak}");
+    for (extensions, said) in [
+        ("delta", "is a delta CRL"),
+        ("indirect", "is an indirect CRL"),
+        ("reasons", "is a partial CRL"),
+    ] {
+        let error = read(p256, &format!("-md sha256 -crlexts {extensions}")).unwrap_err();
+        assert!(
+            error.is_skipped() && error.to_string().contains(said),
+            "{error}"
+        );
+    }
 }

@@ -594,9 +594,16 @@ impl Pki {
 
     /// Issues the server's certificate anew.
     pub fn issue_server(&self) {
-        let leaf = Leaf::server(&["*.opencmg.test"], Validity::days(now(), 90));
+        self.issue_server_as(&Leaf::server(
+            &["*.opencmg.test"],
+            Validity::days(now(), 90),
+        ));
+    }
+
+    /// Issues the server's certificate anew, as it is given.
+    pub fn issue_server_as(&self, leaf: &Leaf) {
         let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
-        let pair = self.intermediate.issue(&leaf, &key).unwrap();
+        let pair = self.intermediate.issue(leaf, &key).unwrap();
         let pfx = opencmg::pki::issue::to_pfx(&pair, "server", "secret").unwrap();
         self.write("server.password", "secret");
         self.write("server.pfx", pfx);

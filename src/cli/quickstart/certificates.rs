@@ -151,7 +151,8 @@ impl Renewal<'_> {
     fn crl(&self, name: &str, authority: &Authority) -> anyhow::Result<()> {
         let issuer = [authority.certificate().clone()];
         let kept = || {
-            let lists = pki::read_crl_file(&self.read(name)?).ok()?;
+            let file = self.read(name)?;
+            let lists = pki::read_crl_file(&file).ok()?;
             let crl = Crl::read(lists.first()?, &issuer).ok()?;
             self.lasts(crl.next_update()).then_some(())
         };

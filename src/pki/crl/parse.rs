@@ -67,9 +67,8 @@ impl<'a> Parsed<'a> {
         }
         let tbs = list.take(SEQUENCE)?;
         let algorithm = list.take(SEQUENCE)?.content;
-        let signature = match list.take(BIT_STRING)?.content.split_first() {
-            Some((0, signature)) => signature,
-            Some(_) | None => return Err(malformed("its signature is not whole bytes")),
+        let Some((0, signature)) = list.take(BIT_STRING)?.content.split_first() else {
+            return Err(malformed("its signature is not whole bytes"));
         };
         let mut fields = Der::new(tbs.content);
         // A certificate begins with [0].
@@ -197,23 +196,15 @@ fn scope(mut value: Der<'_>) -> Result<Scope, CrlError> {
             return Err(CrlError::Partial("its distribution point has no URL"));
         }
     }
-    let mut flag = |number: u8| -> Result<bool, DerError> {
-        let flag = value.optional(context(number))?;
-        Ok(flag.is_some_and(|flag| flag.content != [0]))
-    };
-    let (only_leaves, only_authorities) = (flag(1)?, flag(2)?);
+    let (only_leaves, only_authorities) = (flag(&mut value, 1)?, flag(&mut value, 2)?);
     let some_reasons = value.optional(context(3))?.is_some();
-    let mut flag = |number: u8| -> Result<bool, DerError> {
-        let flag = value.optional(context(number))?;
-        Ok(flag.is_some_and(|flag| flag.content != [0]))
-    };
-    if flag(4)? {
+    if flag(&mut value, 4)? {
         return Err(CrlError::Indirect);
     }
     if some_reasons {
         return Err(CrlError::Partial("of some reasons only"));
     }
-    if flag(5)? {
+    if flag(&mut value, 5)? {
         return Err(CrlError::Partial("of attribute certificates only"));
     }
     Ok(Scope {
@@ -221,6 +212,12 @@ fn scope(mut value: Der<'_>) -> Result<Scope, CrlError> {
         authorities: !only_leaves,
         points,
     })
+}
+
+/// A BOOLEAN with a context tag, which is absent where it is false.
+fn flag(value: &mut Der<'_>, number: u8) -> Result<bool, DerError> {
+    let flag = value.optional(context(number))?;
+    Ok(flag.is_some_and(|flag| flag.content != [0]))
 }
 
 fn time(fields: &mut Der<'_>) -> Result<Option<UnixTime>, CrlError> {

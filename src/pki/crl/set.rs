@@ -39,8 +39,8 @@ impl CrlSet {
             let of_issuer = by_issuer.entry(crl.issuer_key).or_default();
             match of_issuer.iter_mut().find(|other| other.scope == crl.scope) {
                 Some(other) => {
-                    let come = [&crl, &*other].map(|crl| has_come(crl, now));
-                    if come[0] > come[1] || (come[0] == come[1] && crl.is_newer_than(other)) {
+                    let rank = |crl: &Crl| (has_come(crl, now), crl.number, crl.this_update);
+                    if rank(&crl) > rank(other) {
                         *other = crl;
                     }
                 }

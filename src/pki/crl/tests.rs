@@ -148,7 +148,7 @@ fn a_list_that_another_key_signed_is_refused_by_name() {
     let facts = Certificate::parse(ca.certificate()).unwrap();
     assert_eq!(crl.issuer_key(), IssuerKey::of(&facts));
 
-    let mut broken = der.clone();
+    let mut broken = der;
     let middle = broken.len() / 2;
     broken[middle] ^= 1;
     assert!(read(&broken, &ca).is_err());
@@ -203,7 +203,7 @@ fn what_is_no_list_is_told_by_what_it_is() {
         read_crl_file(two.as_bytes()).unwrap(),
         [der.clone(), der.clone()]
     );
-    assert_eq!(read_crl_file(&der).unwrap(), [der]);
+    assert_eq!(read_crl_file(&der).unwrap(), [&der[..]]);
 }
 
 #[test]

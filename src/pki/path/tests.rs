@@ -462,3 +462,19 @@ fn hints_are_all_none_or_the_listed_names() {
         ]
     );
 }
+
+#[test]
+fn the_crls_of_configured_intermediates_are_wanted_from_their_issuers() {
+    let (root, other) = (root("Root"), root("Other"));
+    let root = root.with_crl_points(&["http://crl.test/root.crl"]);
+    let issuing = root
+        .intermediate("Issuing", key(), days(-10, 1000))
+        .unwrap();
+    let astray = other
+        .intermediate("Astray", key(), days(-10, 1000))
+        .unwrap();
+    let wanted = anchors(&[&root], &[&issuing, &astray]).wanted();
+    assert_eq!(wanted.len(), 1);
+    assert_eq!(wanted[0].issuer, *root.certificate());
+    assert_eq!(wanted[0].urls, ["http://crl.test/root.crl"]);
+}

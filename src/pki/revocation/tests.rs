@@ -59,10 +59,14 @@ impl World {
         Revocation::new(policy, Arc::new(set))
     }
 
-    fn verify(&self, revocation: &Revocation, now: UnixTime) -> Result<Path, CertificateFault> {
+    fn anchors(&self) -> Anchors {
         let root = [self.root.certificate().clone()];
-        let anchors = Anchors::build(&root, &[], Limits::default()).unwrap();
-        anchors.verify(&self.client, Usage::Client, now, revocation)
+        Anchors::build(&root, &[], Limits::default()).unwrap()
+    }
+
+    fn verify(&self, revocation: &Revocation, now: UnixTime) -> Result<Path, CertificateFault> {
+        self.anchors()
+            .verify(&self.client, Usage::Client, now, revocation)
     }
 }
 
@@ -80,10 +84,7 @@ fn a_path_is_good_exactly_if_no_list_in_force_has_a_certificate_of_it() {
     assert_eq!(path.until, Some(at(8 * DAY)), "the end of the grace");
 
     let leaf = world.crl(&world.issuing, 2, &[world.serial(0)], week);
-    let revoked = world.of(
-        Policy::default(),
-        &[root.clone(), issuing.clone(), leaf.clone()],
-    );
+    let revoked = world.of(Policy::default(), &[root, issuing.clone(), leaf.clone()]);
     let fault = world.verify(&revoked, at(0)).unwrap_err();
     assert_eq!(
         (fault.reason, fault.which.as_str()),
