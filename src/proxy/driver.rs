@@ -158,17 +158,27 @@ impl Driver {
                     connection.as_mut().wind_up();
                 }
                 Look::End(end) => {
-                    let over = matches!(end, End::Over(Ok(())));
-                    let relay = over.then(|| self.peer.take_relay()).flatten();
-                    let end = match relay {
-                        Some(relay) => Box::pin(self.relay(relay)).await,
-                        None => end,
+                    let Some(relay) = self.relay_after(&end) else {
+                        return self.close(&end);
                     };
-                    self.note(&end);
-                    return farewell(&self.shared, &self.peer, &end);
+                    drop(end);
+                    let end = relay.await;
+                    return self.close(&end);
                 }
             }
         }
+    }
+
+    fn close(&self, end: &End) {
+        self.note(end);
+        farewell(&self.shared, &self.peer, end);
+    }
+
+    /// What goes on after the end of HTTP, if something does. Boxed, since most connections never come to it.
+    fn relay_after(&mut self, end: &End) -> Option<Pin<Box<dyn Future<Output = End> + Send + '_>>> {
+        let over = matches!(end, End::Over(Ok(())));
+        let relay = over.then(|| self.peer.take_relay()).flatten()?;
+        Some(Box::pin(self.relay(relay)))
     }
 
     /// Goes on with a connection that has become one of bytes. A drain ends it, since nobody knows when it would end by
