@@ -176,11 +176,11 @@ async fn without_a_crl_a_client_is_refused_unless_the_policy_says_otherwise() {
             "served",
         ),
         ("", "CMGService_ClientCertificateRevocationUnknown"),
+        ("check = false", "served"),
         (
             "discover = false",
             "CMGService_ClientCertificateRevocationUnknown",
         ),
-        ("check = false", "served"),
     ] {
         fs::write(&file, text.replace(crls, lines)).unwrap();
         answers(phrase).await;
