@@ -24,7 +24,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use http::header::EXPECT;
-use http::{HeaderValue, Request, Response, request};
+use http::{HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -38,6 +38,7 @@ use self::lease::Lease;
 use self::loan::{Loan, RequestBody};
 use self::pool::{Home, Pool};
 use crate::message::body::BodyError;
+use crate::message::websocket;
 use crate::metrics::{ByReason, ByRole, Metrics};
 use crate::reason::Reason;
 use crate::role::{Health, RoleId};
@@ -48,7 +49,7 @@ pub use base::BaseUrl;
 pub use connection_auth::NoChallengeLeft;
 pub use exchange::OnContinue;
 pub use settings::{BackendSettings, NameCheck, Password, is_pfx};
-pub use tls::read_password;
+pub use tls::{client_certificates, read_password};
 
 const CONTINUE: HeaderValue = HeaderValue::from_static("100-continue");
 
@@ -90,6 +91,9 @@ pub struct Terms {
     pub client: Option<String>,
     /// What to do when the server has said `100 Continue`.
     pub on_continue: Option<OnContinue>,
+    /// Whether the request, a `GET` without a body, opens a WebSocket: it is answered with 101 and hyper's `OnUpgrade`
+    /// among the extensions, or as any other.
+    pub websocket: bool,
 }
 
 impl fmt::Debug for Terms {
@@ -230,6 +234,7 @@ where
             &self.host,
             self.settings.connection_auth,
         );
+        let accept = terms.websocket.then(|| websocket::ask(&mut head.headers));
         head::check_size(&head, self.settings.head_limit)?;
         // A body can only be untouched where it is held back.
         let repeatable = match &loan {
@@ -251,7 +256,7 @@ where
                         loan,
                         permit,
                     };
-                    return self.receive(answer, &terms, held);
+                    return self.receive(answer, &terms, held, accept.as_ref());
                 }
                 Err(broken) => broken,
             };
@@ -284,11 +289,11 @@ where
             let idle = if fresh { None } else { self.pool.take().await };
             return match idle {
                 Some(lease) => Ok((lease, home)),
-                None => Ok((self.dial().await?, home)),
+                None => Ok((Box::pin(self.dial()).await?, home)),
             };
         }
         let Some(client) = &terms.client else {
-            return Ok((self.dial().await?, Home::None));
+            return Ok((Box::pin(self.dial()).await?, Home::None));
         };
         let Some(mut place) = self.pool.pinned(client).await else {
             let detail = "too many clients have a connection of their own";
@@ -301,7 +306,7 @@ where
         {
             return Ok((lease, Home::Pinned(place)));
         }
-        Ok((self.dial().await?, Home::Pinned(place)))
+        Ok((Box::pin(self.dial()).await?, Home::Pinned(place)))
     }
 
     async fn dial(self: &Arc<Self>) -> Result<Lease<B>, Failure> {
@@ -339,6 +344,7 @@ where
             loan,
             held_back,
             response_timeout: (!terms.long_poll).then_some(timeout),
+            progress_timeout: self.settings.progress_timeout,
             on_continue: terms.on_continue.clone(),
         };
         exchange(lease, Request::from_parts(head, body), course).await
@@ -349,13 +355,23 @@ where
         answer: Response<hyper::body::Incoming>,
         terms: &Terms,
         held: Held<B>,
+        accept: Option<&HeaderValue>,
     ) -> Result<Response<AnswerBody<B>>, Failure> {
         let (mut head, incoming) = answer.into_parts();
+        if head.status == StatusCode::SWITCHING_PROTOCOLS
+            && accept.is_some_and(|accept| websocket::is_accepted(&head.headers, accept))
+        {
+            return Ok(Response::from_parts(
+                head,
+                AnswerBody::switched(incoming, held),
+            ));
+        }
         if head.status.is_informational() {
-            // 101 is all that hyper hands on, and nobody asked for an upgrade.
-            let detail = format!("{} to a request that asked for none", head.status);
+            // 101 is all that hyper hands on, and it is none to what was asked.
+            let detail = format!("{} to a request that did not ask for it", head.status);
             return Err(Failure::new(Reason::BackendProtocol, detail));
         }
+        head::check_framing(&head.headers)?;
         if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
             head.extensions.insert(NoChallengeLeft);
         }

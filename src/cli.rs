@@ -6,6 +6,8 @@
 pub mod builtin;
 mod certificate;
 mod check;
+mod expiring;
+mod explain;
 mod files;
 #[cfg(feature = "load")]
 mod load;
@@ -37,6 +39,10 @@ const GATEWAY_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at on
 taken over by itself; SIGHUP reads it again and opens log files anew.";
 const CONNECTION_POINT_SIGNALS: &str = "SIGTERM and Ctrl-C drain, a second one ends at once. A changed configuration \
 or certificate is taken over by itself; SIGHUP reads them again and opens log files anew.";
+
+const EXPIRING: &str = "Exits 1 if something has ended or, with --within, if anything is listed.";
+const EXPLAIN: &str =
+    "Nothing is sent anywhere. Exits 0 if the certificate is accepted and 1 if it is refused.";
 
 #[cfg(feature = "load")]
 const LOAD: &str = "Ctrl-C ends it and prints what was measured so far. Exits 1 if something failed and nothing was \
@@ -73,6 +79,12 @@ enum Verb {
         /// gateway.toml or connection-point.toml
         file: PathBuf,
     },
+    /// Lists everything of a configuration that expires, with what breaks then
+    #[command(after_help = EXPIRING)]
+    Expiring(expiring::Options),
+    /// Says what the gateway's verifier makes of a certificate, and why
+    #[command(after_help = EXPLAIN)]
+    ExplainCertificate(explain::Options),
     /// Sends requests as many clients would, and measures what becomes of them
     #[cfg(feature = "load")]
     #[command(after_help = LOAD)]
@@ -159,6 +171,8 @@ impl Verb {
                 (None, None) => Ok(()),
             },
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
+            Self::Expiring(options) => expiring::run(&options),
+            Self::ExplainCertificate(options) => explain::run(&options),
             Self::Check { file } => on_runtime(check::file(file)),
             #[cfg(feature = "load")]
             Self::Load(options) => on_runtime(load::run(*options)),

@@ -8,7 +8,7 @@ mod gateway;
 
 use std::path::Path;
 
-pub use connection_point::{ConnectionPoint, load_connection_point};
+pub use connection_point::{ConnectionPoint, inspect_connection_point, load_connection_point};
 pub use gateway::{Gateway, addresses, inspect_gateway, load_gateway};
 
 use crate::settings::{Problem, Source};

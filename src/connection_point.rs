@@ -3,6 +3,7 @@
 
 mod alert;
 mod dial;
+mod expiry;
 mod preflight;
 mod settings;
 mod status;
@@ -16,12 +17,14 @@ use tokio::net::TcpListener;
 
 use self::dial::{Credentials, Dialer, Proxy};
 use crate::admin;
+use crate::alerts::{Expiring, Expiry};
 use crate::drain::Drain;
 use crate::forward::Forward;
 use crate::metrics::Metrics;
 use crate::tasks::Tasks;
 use crate::tunnel::{Budget, Random, Supervisor, SupervisorSettings, TunnelView};
 
+pub use expiry::expiring;
 pub use preflight::{Step, Verdict, preflight};
 pub use settings::{GatewaySettings, OutboundProxy, Settings};
 
@@ -56,6 +59,8 @@ struct Shared {
     tunnels: Tasks,
     // Connections to backends, watchers, administration: what ends with the process.
     background: Tasks,
+    expiry: Expiry,
+    expiring: Mutex<Vec<Expiring>>,
     metrics: Metrics,
 }
 
@@ -108,6 +113,8 @@ impl ConnectionPoint {
                 drain_deadline: settings.drain_deadline,
                 tunnels: Tasks::new(),
                 background,
+                expiry: Expiry::new(metrics.clone()),
+                expiring: Mutex::new(expiring(&settings)),
                 metrics,
             }),
         })
@@ -133,6 +140,7 @@ impl ConnectionPoint {
         for running in shared.gateways().values() {
             shared.start(running);
         }
+        shared.background.spawn(Arc::clone(&shared).watch_expiry());
         let mut draining = shared.drain.watch();
         draining.draining().await;
         shared.metrics.draining.set(1);
@@ -167,6 +175,7 @@ impl Handle {
         let fresh = prepare(settings, &shared.budget, &shared.metrics)?;
         shared.forward.apply(settings.roles.clone())?;
         shared.budget.resize(settings.budget.bytes);
+        shared.take_expiring(settings);
         let mut gateways = shared.gateways();
         let mut before = std::mem::take(&mut *gateways);
         for running in fresh {

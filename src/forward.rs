@@ -9,13 +9,14 @@ mod location;
 mod settings;
 mod target;
 mod told;
+mod websocket;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method, Request, Response, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use tokio::sync::{Notify, watch};
 
 use self::answer::AnswerBody;
@@ -59,6 +60,13 @@ struct Table {
 struct Published {
     backend: Backend<tunnel::Body>,
     metrics: Vec<Arc<EndpointMetrics>>,
+}
+
+/// What an endpoint allows of its requests.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    long_poll: bool,
+    websocket: bool,
 }
 
 impl Forward {
@@ -159,26 +167,41 @@ impl Forward {
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let (mut head, body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
         let uri = std::mem::take(&mut head.uri);
+        let opening = websocket::take_opening(&mut head);
         // 1. Only what this connection point's own file publishes is reached.
-        let (backend, target, long_poll) = self.resolve(&head.method, &uri, &head.headers, told)?;
+        let (backend, target, manner) = self.resolve(&head.method, &uri, &head.headers, told)?;
+        if opening && !manner.websocket {
+            let what = "WebSockets are not published here";
+            return Err(Refusal::new(Reason::UnknownRole).detail(what));
+        }
         // 2. The request as the backend is to see it.
         let terms = Terms {
             endpoint: target.endpoint,
-            long_poll,
+            long_poll: manner.long_poll,
             client: client_of(&head.headers, &backend),
             on_continue: continued.map(on_continue),
+            websocket: opening,
         };
+        let from_client = opening.then(|| std::mem::replace(&mut body, tunnel::Body::empty()));
         headers::strip_last_hop(&mut head.headers);
         head.uri = internal(backend.settings().url.prefix(), target.rest)?;
         // 3. There and back.
         let answer = backend.send(Request::from_parts(head, body), terms).await;
         let (mut head, body) = answer.map_err(refusal_of)?.into_parts();
+        let body = match from_client {
+            Some(from_client) if !is_refused(head.status) => {
+                let tasks = &self.0.tasks;
+                let switched = websocket::switch(&mut head, body, from_client, tasks).await?;
+                AnswerBody::Switched(switched)
+            }
+            Some(_) | None => AnswerBody::Backend(body),
+        };
         // 4. The answer as the client is to see it.
         let reason = answer::clean(&mut head, &place(&backend, &uri, &target))?;
         told.answered(head.status, reason);
-        Ok(Response::from_parts(head, AnswerBody::Backend(body)))
+        Ok(Response::from_parts(head, body))
     }
 
     fn resolve<'u>(
@@ -187,7 +210,7 @@ impl Forward {
         uri: &'u Uri,
         fields: &HeaderMap,
         told: &mut Told,
-    ) -> Result<(Backend<tunnel::Body>, Target<'u>, bool), Refusal> {
+    ) -> Result<(Backend<tunnel::Body>, Target<'u>, Manner), Refusal> {
         let table = self.0.table.load();
         let target = table.catalogue.resolve(method, uri, fields)?;
         let endpoint = table.catalogue.endpoints(target.role).get(target.endpoint);
@@ -195,7 +218,11 @@ impl Forward {
             return Err(Refusal::new(Reason::UnknownRole));
         };
         told.resolved(&published.metrics[target.endpoint]);
-        Ok((published.backend.clone(), target, endpoint.long_poll))
+        let manner = Manner {
+            long_poll: endpoint.long_poll,
+            websocket: endpoint.websocket,
+        };
+        Ok((published.backend.clone(), target, manner))
     }
 }
 
@@ -257,6 +284,11 @@ async fn follow(forward: Weak<Inner>, mut health: watch::Receiver<Health>) {
         };
         forward.publish();
     }
+}
+
+/// Whether an answer is no success of any kind.
+fn is_refused(status: StatusCode) -> bool {
+    status.is_redirection() || status.is_client_error() || status.is_server_error()
 }
 
 /// The client connection that a backend connection belongs to, for backends that authenticate connections.

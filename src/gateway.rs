@@ -1,6 +1,7 @@
 //! The composition of a gateway: build in order, bind, run until drained. No logic of its own.
 
 mod built;
+mod expiry;
 mod reception;
 mod revocation;
 mod settings;
@@ -14,12 +15,14 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use self::built::{Built, tell_expiry, tell_notes};
+use self::built::{Built, tell_notes};
+pub use self::expiry::expiring;
 use self::reception::Reception;
 use self::revocation::Stale;
 pub use self::settings::{Definition, Settings};
 use self::sockets::Sockets;
 use crate::admin::{self, Health, Views};
+use crate::alerts::Expiry;
 use crate::drain::Drain;
 use crate::identity::Trust;
 use crate::instances::Instance;
@@ -75,6 +78,7 @@ struct Core {
     refresher: Refresher,
     proxy: Proxy,
     registry: Registry,
+    expiry: Expiry,
     metrics: Metrics,
     drain: Drain,
     /// Clients and tunnels.
@@ -193,7 +197,6 @@ impl Core {
             metrics.clone(),
         );
         let tls = tls_of(&definition, &clients, &connection_points)?;
-        tell_expiry(&definition, &metrics);
         tell_notes(&definition, &metrics);
 
         let instance = Instance::new(settings.instance, &mut rand::rng());
@@ -229,6 +232,7 @@ impl Core {
             connection_points,
             proxy,
             registry,
+            expiry: Expiry::new(metrics.clone()),
             metrics,
             drain,
             connections,
@@ -286,6 +290,7 @@ impl Core {
             self.loops.spawn(serving);
         }
         self.loops.spawn(Arc::clone(self).recheck());
+        self.loops.spawn(Arc::clone(self).watch_expiry());
         let core = Arc::downgrade(self);
         self.refresher.start(Box::new(move || {
             if let Some(core) = core.upgrade() {
@@ -335,7 +340,7 @@ impl Core {
         if definition.connection_point_ca != current.connection_point_ca {
             self.connection_points.replace(built.connection_points);
         }
-        tell_expiry(&definition, &self.metrics);
+        self.look_at_expiry(&definition);
         tell_notes(&definition, &self.metrics);
         *current = definition;
         Ok(())

@@ -36,7 +36,7 @@
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
 //! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
 //! | 3 | [`pki`], [`message`], [`fetch`] | certificates, CRLs and paths; header, path and body rules, refusals; outbound HTTP with limits |
-//! | 4 | [`tls`], [`identity`], [`instances`], [`revocation`] | the only rustls configurations; verified peers, generations of trust, live connections; who this instance is; CRLs that are fetched and kept fresh |
+//! | 4 | [`alerts`], [`tls`], [`identity`], [`instances`], [`revocation`] | what expires; the only rustls configurations; verified peers, generations of trust, live connections; who this instance is; CRLs that are fetched and kept fresh |
 //! | 5 | [`routing`], [`tunnel`], [`backend`] | path → endpoint; both ends of a tunnel; connections to backends |
 //! | 6 | [`listener`], [`proxy`], [`forward`], `load` | the accept loop; the gateway's request path; the connection point's; the load generator, a cargo feature |
 //! | 7 | [`admin`] | metrics, status and health over plain HTTP |
@@ -67,6 +67,7 @@
 //!   checked, the log and the metrics say so.
 
 pub mod admin;
+pub mod alerts;
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 pub use self::limits::AddressPlace;
-use self::limits::{Limits, Place};
+use self::limits::{Limits, Place, Turn};
 pub use self::settings::Settings;
 use crate::drain::Draining;
 use crate::metrics::{ByHandshake, ByReason, Handshake, Metrics};
@@ -37,6 +37,10 @@ const BACKLOG: i32 = 4096;
 /// Dead peers are found even where nothing is sent; clouds forget idle flows after four minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// How much may wait in the kernel to be sent to one client, so that the memory of many who take nothing is bounded, and
+/// so that a step of who takes little (at the least rate, half of this) is shorter than the time without one.
+const UNSENT: u32 = 128 << 10;
+
 /// The first pause after an error that another accept would meet at once, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,8 +52,9 @@ pub struct Arrived {
     pub accepted: Accepted<ReadAhead<TcpStream>>,
     /// The client's address, from the PROXY header where there is one.
     pub remote: SocketAddr,
-    /// The place that the address holds until the connection proves who it is: drop it then.
-    pub unproven: AddressPlace,
+    /// The place that the address holds until the connection proves who it is: drop it then. `None` if the address has
+    /// none left: then only who proves it is served.
+    pub unproven: Option<AddressPlace>,
 }
 
 /// What serves connections that finished their handshake.
@@ -157,15 +162,20 @@ impl Listener {
         tokio::pin!(stop);
         let mut pause = FIRST_PAUSE;
         loop {
-            let accepted = tokio::select! {
+            // A storm waits in the kernel's queue, where it costs nothing, rather than being turned away.
+            let next = async {
+                let place = self.0.limits.handshake().await;
+                (place, socket.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
                 biased;
                 () = &mut stop => break,
-                accepted = socket.accept() => accepted,
+                next = next => next,
             };
             match accepted {
                 Ok((tcp, remote)) => {
                     pause = FIRST_PAUSE;
-                    self.admit(tcp, remote, port, handler.clone());
+                    self.admit(tcp, remote, port, place, handler.clone());
                 }
                 Err(error) if is_of_one_connection(&error) => {
                     debug!(%error, "a connection was gone before it was accepted");
@@ -178,9 +188,9 @@ impl Listener {
                 }
             }
         }
-        // What waits in the queue believes that it is connected.
+        // What waits in the queue believes that it is connected; it is as short as the kernel keeps it.
         while let Some(Ok((tcp, remote))) = socket.accept().now_or_never() {
-            self.admit(tcp, remote, port, handler.clone());
+            self.admit(tcp, remote, port, None, handler.clone());
         }
         drop(accepting);
     }
@@ -196,16 +206,15 @@ impl Listener {
         let _ = present.wait_for(|count| *count == 0).await;
     }
 
-    fn admit(&self, tcp: TcpStream, remote: SocketAddr, port: Port, handler: impl Handler) {
+    fn admit(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+        port: Port,
+        place: Option<Place>,
+        handler: impl Handler,
+    ) {
         self.0.metrics.connections_accepted.inc();
-        let Some(place) = self.0.limits.handshake() else {
-            self.refuse(
-                Reason::TooManyConnections,
-                remote,
-                "too many handshakes at once",
-            );
-            return;
-        };
         let listener = self.clone();
         let present = Present::new(&self.0);
         self.0.tasks.spawn(async move {
@@ -226,25 +235,19 @@ impl Listener {
         tcp: TcpStream,
         remote: SocketAddr,
         port: Port,
-        handshake: Place,
+        handshake: Option<Place>,
     ) -> Option<(Arrived, Option<Place>)> {
-        let limit = self.0.settings.handshake_timeout;
-        let arrived = match timeout(limit, self.establish(tcp, remote, port)).await {
-            Ok(Ok(arrived)) => arrived,
-            Ok(Err(Turned::Refused(reason, detail))) => {
+        let arrived = match self.establish(tcp, remote, port, handshake).await {
+            Ok(arrived) => arrived,
+            Err(Turned::Refused(reason, detail)) => {
                 self.refuse(reason, remote, &detail);
                 return None;
             }
-            Ok(Err(Turned::Failed(fault))) => {
+            Err(Turned::Failed(fault)) => {
                 self.handshake_failed(fault.reason, remote, &fault.detail);
                 return None;
             }
-            Err(_) => {
-                self.handshake_failed(Reason::HandshakeTimeout, remote, "no time left");
-                return None;
-            }
         };
-        drop(handshake);
         match arrived.accepted.purpose {
             // Tunnels have a limit of their own, so that clients cannot take their places.
             Purpose::Tunnel => Some((arrived, None)),
@@ -254,6 +257,7 @@ impl Listener {
                     self.refuse(reason, arrived.remote, "too many clients");
                     return None;
                 };
+                bound_unsent(arrived.accepted.stream.get_ref().0.get_ref());
                 Some((arrived, Some(place)))
             }
         }
@@ -264,9 +268,42 @@ impl Listener {
         mut tcp: TcpStream,
         peer: SocketAddr,
         port: Port,
+        handshake: Option<Place>,
     ) -> Result<Arrived, Turned> {
+        let limit = self.0.settings.handshake_timeout;
+        let late = |detail: &str| {
+            let (reason, detail) = (Reason::HandshakeTimeout, detail.to_owned());
+            Turned::Failed(AcceptError { reason, detail })
+        };
+        let called = timeout(limit, self.call(&mut tcp, peer, handshake)).await;
+        let (remote, turn, handshake) =
+            called.map_err(|_| late("no time left before the handshake"))??;
+        let tls = self.0.tls.load_full();
+        let accepted = timeout(limit, tls.accept(ReadAhead::new(tcp), port)).await;
+        let accepted = accepted
+            .map_err(|_| late("no time left"))?
+            .map_err(Turned::Failed)?;
+        drop(handshake);
+        self.count(match accepted.resumed {
+            true => Handshake::Resumed,
+            false => Handshake::Full,
+        });
+        Ok(Arrived {
+            accepted,
+            remote,
+            unproven: turn.end(),
+        })
+    }
+
+    /// What comes before the handshake: options of the socket, the PROXY header, and the turn of the address.
+    async fn call(
+        &self,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+        handshake: Option<Place>,
+    ) -> Result<(SocketAddr, Turn, Option<Place>), Turned> {
         let shared = &self.0;
-        let tune = SockRef::from(&tcp);
+        let tune = SockRef::from(&*tcp);
         let keep_alive = TcpKeepalive::new()
             .with_time(KEEP_ALIVE)
             .with_interval(KEEP_ALIVE);
@@ -277,29 +314,17 @@ impl Listener {
         let mut remote = peer;
         let sources = &shared.settings.proxy_protocol_from;
         if sources.iter().any(|source| source.contains(peer.ip())) {
-            let given = proxy_protocol::read(&mut tcp).await;
+            let given = proxy_protocol::read(tcp).await;
             let given = given
                 .map_err(|error| Turned::Refused(Reason::BadProxyHeader, error.to_string()))?;
             remote = given.unwrap_or(peer);
         }
-        let unproven = shared.limits.address(remote.ip()).ok_or_else(|| {
-            let detail = "too many connections of one address without a verified certificate";
+        let mut turn = shared.limits.turn(remote.ip());
+        let handshake = turn.comes(handshake).await.ok_or_else(|| {
+            let detail = "too many handshakes of one address wait";
             Turned::Refused(Reason::TooManyConnections, detail.to_owned())
         })?;
-        let tls = shared.tls.load_full();
-        let accepted = tls
-            .accept(ReadAhead::new(tcp), port)
-            .await
-            .map_err(Turned::Failed)?;
-        self.count(match accepted.resumed {
-            true => Handshake::Resumed,
-            false => Handshake::Full,
-        });
-        Ok(Arrived {
-            accepted,
-            remote,
-            unproven,
-        })
+        Ok((remote, turn, handshake))
     }
 
     fn count(&self, outcome: Handshake) {
@@ -324,6 +349,14 @@ impl Listener {
         refused.get_or_create(&ByReason::new(reason)).inc();
         debug!(%remote, %reason, detail, "connection refused");
     }
+}
+
+fn bound_unsent(tcp: &TcpStream) {
+    // Where it is not to be had, a client that takes little is told later from one that takes nothing.
+    #[cfg(target_os = "linux")]
+    let _ = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT);
+    #[cfg(not(target_os = "linux"))]
+    let _ = (tcp, UNSENT);
 }
 
 /// Errors of a connection that was reset while it waited (accept(2)); the next one is not concerned.

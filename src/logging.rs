@@ -163,8 +163,10 @@ where
     };
     // What the crates below us say at debug and trace is about them, not about us.
     let others = settings.level.min(LevelFilter::WARN);
+    // A peer can make h2 warn as often as it likes; what it does is counted by reason.
     let filter = Targets::new()
         .with_default(others)
+        .with_target("h2", settings.level.min(LevelFilter::ERROR))
         .with_target("opencmg", settings.level);
     tracing_subscriber::registry().with(layer.with_filter(filter))
 }

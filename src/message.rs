@@ -7,3 +7,4 @@ pub mod body;
 pub mod headers;
 pub mod path;
 pub mod refusal;
+pub mod websocket;

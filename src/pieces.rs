@@ -8,6 +8,8 @@ mod gather;
 mod read_ahead;
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::gather::{Gather, Push, gather};
 pub use self::read_ahead::ReadAhead;
@@ -18,8 +20,33 @@ pub const PIECE: usize = 64 << 10;
 /// How many unused pieces a thread keeps.
 const KEPT: usize = 16;
 
+/// One count for each thread, so that threads do not share what changes with every read. A piece may be given back in
+/// another thread than the one that lent it: only the sum means something.
+static LENT: Mutex<Vec<Arc<AtomicI64>>> = Mutex::new(Vec::new());
+
 thread_local! {
     static UNUSED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static LENT_HERE: Arc<AtomicI64> = {
+        let here = Arc::<AtomicI64>::default();
+        let mut all = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&here));
+        here
+    };
+}
+
+/// The bytes of all pieces that are lent in this process.
+pub fn lent() -> u64 {
+    let all = LENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let pieces: i64 = all.iter().map(|one| one.load(Ordering::Relaxed)).sum();
+    u64::try_from(pieces).unwrap_or(0) * PIECE as u64
+}
+
+/// Nothing but this thread writes its count.
+fn count(by: i64) {
+    // A thread that ends counts no more.
+    let _ = LENT_HERE.try_with(|here| {
+        here.store(here.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+    });
 }
 
 /// A lent buffer of [`PIECE`] bytes, of which some are full. Its drop gives it back.
@@ -32,6 +59,7 @@ struct Piece {
 
 impl Piece {
     fn lend() -> Self {
+        count(1);
         let unused = UNUSED.with_borrow_mut(Vec::pop);
         Self {
             bytes: unused.unwrap_or_else(|| vec![0; PIECE]),
@@ -66,6 +94,7 @@ impl Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
+        count(-1);
         let bytes = std::mem::take(&mut self.bytes);
         // A thread that ends has nowhere to keep it.
         let _ = UNUSED.try_with(|unused| {
@@ -74,5 +103,21 @@ impl Drop for Piece {
                 unused.push(bytes);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_lent_counts_until_it_comes_back_in_whatever_thread() {
+        // Other tests lend as well, a few pieces each.
+        let before = lent();
+        let pieces: Vec<_> = (0..1_000).map(|_| Piece::lend()).collect();
+        let most = 1_000 * PIECE as u64;
+        assert!(lent().abs_diff(before + most) < most / 10);
+        std::thread::spawn(move || drop(pieces)).join().unwrap();
+        assert!(lent().abs_diff(before) < most / 10);
     }
 }

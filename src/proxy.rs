@@ -9,11 +9,15 @@ mod authority;
 mod connection;
 mod driver;
 mod exchange;
+mod frames;
 mod metadata;
+mod rate;
 mod request;
 mod settings;
+mod sleeper;
 mod stream;
 mod streams;
+mod websocket;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -22,6 +26,7 @@ use arc_swap::ArcSwap;
 
 pub use self::connection::Connection;
 pub use self::exchange::Answer;
+use self::rate::Clients;
 pub use self::settings::Settings;
 use crate::drain::Draining;
 use crate::logging::AccessLog;
@@ -46,6 +51,7 @@ struct Shared {
     draining: Draining,
     /// Requests under way.
     requests: AtomicUsize,
+    clients: Clients,
 }
 
 /// What a proxy is built from.
@@ -71,6 +77,7 @@ impl Proxy {
     /// Builds the request path.
     pub fn new(parts: Parts) -> Self {
         Self(Arc::new(Shared {
+            clients: Clients::new(parts.settings.client_rate),
             settings: parts.settings,
             routes: ArcSwap::from_pointee(parts.routes),
             registry: parts.registry,

@@ -51,17 +51,20 @@ macro_rules! reasons {
 reasons! {
     BadRequest = "bad-request", Client, "The request is not well-formed HTTP.";
     BadHost = "bad-host", Client, "The Host field is missing, repeated or not a host name.";
-    BadPath = "bad-path", Client, "The path holds a dot segment, a backslash, an encoded separator or a control byte.";
-    Misdirected = "misdirected", Client, "The Host field names another server than the TLS handshake did.";
+    BadPath = "bad-path", Client, "The target holds a dot segment, a backslash, an encoded separator, a control byte, a broken encoding or a fragment.";
+    Misdirected = "misdirected", Client, "The request names another server than the TLS handshake did, or another scheme than https.";
     UnknownEndpoint = "unknown-endpoint", Client, "No published endpoint has this path.";
     MethodNotAllowed = "method-not-allowed", Client, "The endpoint does not take this method.";
     BodyTooLarge = "body-too-large", Client, "The request body is larger than the endpoint's limit.";
     HeadTooLarge = "head-too-large", Client, "The request head is larger than the limit.";
+    TargetTooLong = "target-too-long", Client, "The path and query of the request are longer than the limit.";
     BadExpect = "bad-expect", Client, "The Expect field asks for something other than 100-continue.";
     LengthMismatch = "length-mismatch", Client, "The body is shorter or longer than its Content-Length.";
     ConnectRefused = "connect-refused", Client, "CONNECT is not served here.";
-    ClientTooSlow = "client-too-slow", Client, "The request body made no progress within the time allowed.";
+    ClientTooSlow = "client-too-slow", Client, "The client sent its request, or took its answer, more slowly than is allowed.";
+    Idle = "idle", Client, "The connection carried no request for the time allowed.";
     ClientGone = "client-gone", Client, "The client went away before its answer was complete.";
+    TooManyFrames = "too-many-frames", Client, "The client sent more HTTP/2 frames of a kind that carries nothing than its budget allows.";
     RateLimited = "rate-limited", Client, "The client sent more requests than its rate allows.";
     InvalidToken = "invalid-token", Client, "The endpoint needs a token, and none that is valid was sent.";
     CertificateMissing = "certificate-missing", Client, "The endpoint needs a client certificate, and none was sent.";
@@ -85,7 +88,7 @@ reasons! {
     NoTunnel = "no-tunnel", Tunnel, "No connection point that may serve the role has a live tunnel.";
     TunnelsFull = "tunnels-full", Tunnel, "Every tunnel that may serve the role has all its streams in use.";
     TunnelLost = "tunnel-lost", Tunnel, "The tunnel broke while the request was under way.";
-    StalledClient = "stalled-client", Tunnel, "The client took no byte while memory was short.";
+    StalledClient = "stalled-client", Tunnel, "The client took no byte of its answer for too long, or while memory was short.";
     TunnelNotAuthenticated = "tunnel-not-authenticated", Tunnel, "The tunnel's certificate does not chain to the connection-point CA.";
     UnknownConnectionPoint = "unknown-connection-point", Tunnel, "The service definition does not list a connection point of this name.";
     ConnectionPointRemoved = "connection-point-removed", Tunnel, "The connection point was taken out of the service definition.";

@@ -117,6 +117,8 @@ pub struct Endpoint {
     pub long_poll: bool,
     /// Whether one client's requests go to one connection point.
     pub sticky: bool,
+    /// Whether a `GET` may open a WebSocket.
+    pub websocket: bool,
 }
 
 impl Endpoint {
@@ -149,6 +151,7 @@ fn management_point() -> Vec<Endpoint> {
         body_limit,
         long_poll: false,
         sticky: false,
+        websocket: false,
     };
     let incoming = "GET HEAD PUT PROPFIND BITS_POST CCM_POST";
     vec![
@@ -178,6 +181,7 @@ fn software_update_point() -> Vec<Endpoint> {
         body_limit: 16 * MIB,
         long_poll: false,
         sticky: false,
+        websocket: false,
     };
     vec![
         endpoint("ClientWebService", "GET HEAD POST"),

@@ -40,25 +40,41 @@ pub fn load_with_files(folder: &Path, now: UnixTime) -> (Files, Result<Definitio
     (files, loaded)
 }
 
+/// Reads the service definition of a folder and goes on where it is wrong: returns what it says, without what could
+/// not be read, and every fault.
+///
+/// # Errors
+/// One problem, if `service.toml` cannot be read or is not TOML.
+pub fn inspect(folder: &Path, now: UnixTime) -> Result<(Definition, Vec<Problem>), Problem> {
+    inspect_from(folder, &mut Files::default(), now)
+}
+
 fn load_from(folder: &Path, files: &mut Files, now: UnixTime) -> Result<Definition, Vec<Problem>> {
+    let (definition, problems) =
+        inspect_from(folder, files, now).map_err(|problem| vec![problem])?;
+    problems.is_empty().then_some(definition).ok_or(problems)
+}
+
+fn inspect_from(
+    folder: &Path,
+    files: &mut Files,
+    now: UnixTime,
+) -> Result<(Definition, Vec<Problem>), Problem> {
     let path = folder.join(FILE);
     let file = path.display().to_string();
-    let text = files.read_text(&path).map_err(|what| {
-        vec![Problem {
-            file: file.clone(),
-            key: String::new(),
-            what,
-        }]
+    let text = files.read_text(&path).map_err(|what| Problem {
+        file: file.clone(),
+        key: String::new(),
+        what,
     })?;
-    let source = Source::parse(&file, folder, &text).map_err(|problem| vec![problem])?;
+    let source = Source::parse(&file, folder, &text)?;
     let root = source.root();
     let definition = read(&root, files, now);
     if !source.is_faulty() {
         check_together(&root, &definition);
     }
     drop(root);
-    let problems = source.finish();
-    problems.is_empty().then_some(definition).ok_or(problems)
+    Ok((definition, source.finish()))
 }
 
 /// Reads the definition from the root of `service.toml`, without judging whether it was whole.

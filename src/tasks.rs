@@ -30,11 +30,13 @@ impl Tasks {
     /// A task spawned after [`Tasks::abort`] ends before its first poll.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort.clone();
+        // Boxed here, a large future is moved once and not by each wrapper that follows.
+        let mut task = Box::pin(task);
         let task = self.tracker.track_future(async move {
             tokio::select! {
                 biased;
                 () = abort.cancelled() => (),
-                () = task => (),
+                () = &mut task => (),
             }
         });
         #[allow(clippy::disallowed_methods, reason = "the one place of tokio::spawn")]

@@ -7,6 +7,8 @@
 
 #[path = "tidy/agreement.rs"]
 mod agreement;
+#[path = "tidy/conformance.rs"]
+mod conformance;
 #[path = "tidy/docker.rs"]
 mod docker;
 #[path = "tidy/files.rs"]

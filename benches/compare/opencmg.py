@@ -17,6 +17,8 @@ listen = ["127.0.0.1:{port}"]
 health = "127.0.0.1:{health}"
 admin = "127.0.0.1:{admin}"
 drain-deadline = "1s"
+[proxy]
+client-rate = 1000000
 [log]
 level = "warn"
 """

@@ -62,6 +62,15 @@ where
         body
     }
 
+    /// Wraps a 101: the connection has another owner now, and never goes home.
+    pub(super) fn switched(incoming: hyper::body::Incoming, held: Held<B>) -> Self {
+        Self {
+            incoming,
+            patience: None,
+            held: Some(held),
+        }
+    }
+
     /// The answer has been read: the connection goes home if the request was sent whole, too.
     fn finish(&mut self) {
         let Some(held) = self.held.take() else { return };

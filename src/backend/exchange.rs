@@ -28,8 +28,10 @@ pub(super) struct Course<'e, B> {
     pub(super) loan: Option<&'e Loan<B>>,
     /// Whether the body waits for the server's 100.
     pub(super) held_back: bool,
-    /// How long the head of the answer may take once the request is out.
+    /// How long the head of the answer may take once the request is out; none for long polls.
     pub(super) response_timeout: Option<Duration>,
+    /// How long the server may take nothing of the body before.
+    pub(super) progress_timeout: Duration,
     /// What to do at the server's 100.
     pub(super) on_continue: Option<OnContinue>,
 }
@@ -96,10 +98,13 @@ where
             .deadline(started)
             .is_some_and(|deadline| deadline <= now)
         {
-            let detail = format!(
-                "no answer in {:?}",
-                course.response_timeout.unwrap_or_default()
-            );
+            let detail = match course.takes_body() {
+                true => format!("no byte of the body taken in {:?}", course.progress_timeout),
+                false => format!(
+                    "no answer in {:?}",
+                    course.response_timeout.unwrap_or_default()
+                ),
+            };
             return Err(Broken::Final(Failure::new(Reason::BackendTimeout, detail)));
         }
     }
@@ -129,12 +134,22 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    /// When the head of the answer must have come: counted from the last sign of life of the request.
+    /// When the head of the answer must have come: counted from the last sign of life of the request. A client of
+    /// HTTP/1.1 that leaves while nothing of its body is taken goes unnoticed: what is left of its request ends here.
     fn deadline(&self, started: Instant) -> Option<Instant> {
+        let timeout = self.response_timeout?;
         let sent = self
             .loan
             .map_or(started, |loan| loan.progress().max(started));
-        Some(sent + self.response_timeout?)
+        Some(match self.takes_body() {
+            true => sent + self.progress_timeout,
+            false => sent + timeout,
+        })
+    }
+
+    /// Whether the server has not had all of the body yet.
+    fn takes_body(&self) -> bool {
+        self.loan.is_some_and(|loan| !loan.is_ended())
     }
 
     fn open(&self) {

@@ -1,6 +1,6 @@
 //! What the head of a request to a backend must look like.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Version, request};
 
 use super::{Failure, connection_auth};
@@ -50,6 +50,31 @@ pub(super) fn check_size(head: &request::Parts, limit: usize) -> Result<(), Fail
     }
     let detail = format!("the request head has {size} bytes, at most {limit} are sent");
     Err(Failure::new(Reason::BackendHeadTooLarge, detail))
+}
+
+/// Judges what an answer says of where its body ends. The parser takes the first of two truths and hands the other on,
+/// and loses a coding other than `chunked`; who is behind us must have one truth and all of the content.
+///
+/// # Errors
+/// [`Reason::BackendProtocol`] if `Transfer-Encoding` is anything but one `chunked` (RFC 9112 §6.1), stands beside
+/// `Content-Length` (§6.3, which takes it for an attack), or `Content-Length` is not one number.
+pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let (coding, length) = (codings.next(), lengths.next());
+    let is_number = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);
+    let fault = if coding.is_some() && length.is_some() {
+        "the answer has both Transfer-Encoding and Content-Length"
+    } else if codings.next().is_some()
+        || coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        "the answer has a transfer coding other than chunked"
+    } else if lengths.next().is_some() || length.is_some_and(|length| !is_number(length)) {
+        "the answer's Content-Length is not one number"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Reason::BackendProtocol, fault))
 }
 
 /// Whether a request without a body may be sent twice (RFC 9110 §9.2.2, and `PROPFIND` of RFC 4918).

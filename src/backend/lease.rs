@@ -60,6 +60,7 @@ where
         let counted = Counted::new(open);
         tasks.spawn(async move {
             let _counted = counted;
+            let connection = connection.with_upgrades();
             tokio::pin!(connection);
             tokio::select! {
                 biased;

@@ -260,6 +260,14 @@ fn identity(settings: &BackendSettings) -> Result<Option<native_tls::Identity>, 
         .map_err(|error| format!("certificate: {}: {error}", certificate.display()))
 }
 
+/// The certificates that are shown to a backend, leaf first; none if there are none, or they cannot be read.
+pub fn client_certificates(settings: &BackendSettings) -> Vec<CertificateDer<'static>> {
+    let pair = settings.certificate.as_deref();
+    let pair =
+        pair.and_then(|file| load_pair(file, settings.key.as_deref(), &settings.password).ok());
+    pair.map(|pair| pair.chain).unwrap_or_default()
+}
+
 /// Reads a certificate with its key: PFX by the file's name, else PEM.
 ///
 /// # Errors

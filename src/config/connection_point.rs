@@ -21,16 +21,29 @@ pub struct ConnectionPoint {
 /// # Errors
 /// Everything that is wrong with it, in the order of its keys.
 pub fn load_connection_point(path: &Path, now: UnixTime) -> Result<ConnectionPoint, Vec<Problem>> {
-    let source = Source::load(path).map_err(|problem| vec![problem])?;
-    let root = source.root();
-    let connection_point = read(&root);
-    check_files(&root, &connection_point.settings, now);
-    drop(root);
-    let problems = source.finish();
+    let inspected = inspect_connection_point(path, now);
+    let (connection_point, problems) = inspected.map_err(|problem| vec![problem])?;
     problems
         .is_empty()
         .then_some(connection_point)
         .ok_or(problems)
+}
+
+/// Reads `connection-point.toml` and goes on where it is wrong: returns what it says, with defaults in the place of
+/// faults, and every fault.
+///
+/// # Errors
+/// One problem, if it cannot be read or is not TOML.
+pub fn inspect_connection_point(
+    path: &Path,
+    now: UnixTime,
+) -> Result<(ConnectionPoint, Vec<Problem>), Problem> {
+    let source = Source::load(path)?;
+    let root = source.root();
+    let connection_point = read(&root);
+    check_files(&root, &connection_point.settings, now);
+    drop(root);
+    Ok((connection_point, source.finish()))
 }
 
 pub(super) fn read(root: &Reader<'_>) -> ConnectionPoint {

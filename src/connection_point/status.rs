@@ -14,6 +14,7 @@ pub(super) fn of(shared: &Shared) -> Value {
     json!({
         "role": "connection-point",
         "draining": shared.drain.watch().is_draining(),
+        "alerts": shared.expiry.view(),
         "tunnels": tunnels,
         "roles": roles,
     })

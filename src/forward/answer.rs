@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
 
 use super::location::Place;
+use super::websocket::Switched;
 use crate::backend::{self, NoChallengeLeft};
 use crate::message::body::BodyError;
 use crate::message::headers;
@@ -23,6 +24,8 @@ use crate::tunnel;
 pub(super) enum AnswerBody {
     /// As it comes from the backend.
     Backend(backend::AnswerBody<tunnel::Body>),
+    /// What the backend says on a WebSocket.
+    Switched(Switched),
     /// Of a refusal.
     Own(Full<Bytes>),
 }
@@ -37,6 +40,7 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Backend(body) => Pin::new(body).poll_frame(cx),
+            Self::Switched(body) => body.poll(cx),
             Self::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
@@ -46,6 +50,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Backend(body) => body.is_end_stream(),
+            Self::Switched(_) => false,
             Self::Own(body) => body.is_end_stream(),
         }
     }
@@ -53,6 +58,7 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Backend(body) => body.size_hint(),
+            Self::Switched(_) => SizeHint::default(),
             Self::Own(body) => body.size_hint(),
         }
     }
@@ -73,7 +79,7 @@ pub(super) fn clean(
     head: &mut response::Parts,
     place: &Place<'_>,
 ) -> Result<Option<Reason>, Refusal> {
-    headers::strip_response(&mut head.headers);
+    headers::strip_backend(&mut head.headers);
     map_location(head, place)?;
     for name in URLS {
         map_url(&mut head.headers, &name, place);

@@ -45,6 +45,7 @@ fn read_endpoint(reader: &Reader<'_>, endpoints: &mut Vec<Endpoint>) {
     });
     let has_long_poll = reader.has("long-poll");
     let long_poll = reader.boolean("long-poll", false);
+    let websocket = reader.boolean("websocket", false);
     let Some(name) = name else { return };
     let known = endpoints
         .iter_mut()
@@ -56,6 +57,7 @@ fn read_endpoint(reader: &Reader<'_>, endpoints: &mut Vec<Endpoint>) {
         if has_long_poll {
             endpoint.long_poll = long_poll;
         }
+        endpoint.websocket = websocket;
     } else {
         let read_only = || vec![Method::GET, Method::HEAD];
         endpoints.push(Endpoint {
@@ -70,6 +72,7 @@ fn read_endpoint(reader: &Reader<'_>, endpoints: &mut Vec<Endpoint>) {
             body_limit: u64::MAX,
             long_poll,
             sticky: false,
+            websocket,
         });
     }
 }

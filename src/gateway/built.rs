@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use tracing::{info, warn};
 
 use super::Definition;
-use crate::metrics::{ByCertificate, Metrics};
-use crate::pki::{Anchors, Certificate, CertificateDer};
+use crate::metrics::Metrics;
+use crate::pki::Anchors;
 use crate::role::RoleId;
 use crate::routing::Routes;
 use crate::tunnel::Policy;
@@ -72,37 +72,6 @@ fn policy_of(definition: &Definition) -> Policy {
         connection_points: names
             .map(|name| (name.to_ascii_lowercase(), roles_of(name)))
             .collect::<HashMap<_, _>>(),
-    }
-}
-
-/// Tells the metrics when each certificate of a definition ends.
-pub(super) fn tell_expiry(definition: &Definition, metrics: &Metrics) {
-    let server = definition.tls.names.iter().flat_map(|name| &name.key_pairs);
-    let server = server.filter_map(|pair| pair.chain.first());
-    metrics.certificate_expiry.clear();
-    tell(metrics, "server", server);
-    tell(metrics, "trust-anchor", definition.anchors.iter());
-    tell(metrics, "intermediate", definition.intermediates.iter());
-    tell(
-        metrics,
-        "connection-point-ca",
-        definition.connection_point_ca.iter(),
-    );
-}
-
-fn tell<'a>(
-    metrics: &Metrics,
-    r#use: &str,
-    certificates: impl Iterator<Item = &'a CertificateDer<'static>>,
-) {
-    // What does not parse was refused before it came here.
-    for certificate in certificates.filter_map(|der| Certificate::parse(der).ok()) {
-        let labels = ByCertificate {
-            r#use: r#use.to_owned(),
-            name: certificate.title(),
-        };
-        let end = i64::try_from(certificate.not_after.as_secs()).unwrap_or(i64::MAX);
-        metrics.certificate_expiry.get_or_create(&labels).set(end);
     }
 }
 

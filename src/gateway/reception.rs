@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::drain::Draining;
 use crate::identity::{ClientCertificate, Live, Trust};
@@ -69,6 +69,10 @@ impl Reception {
             unproven,
         } = arrived;
         let verified = is_verified(&live);
+        if !verified && unproven.is_none() {
+            self.refuse_client(remote);
+            return Box::pin(std::future::ready(()));
+        }
         let connection = Connection {
             stream: accepted.stream,
             http2,
@@ -115,6 +119,14 @@ impl Reception {
         self.registry
             .serve(accepted.stream, peer, closed, draining)
             .await;
+    }
+
+    fn refuse_client(&self, remote: std::net::SocketAddr) {
+        let reason = Reason::TooManyConnections;
+        let refused = &self.metrics.connections_refused;
+        refused.get_or_create(&ByReason::new(reason)).inc();
+        let detail = "too many connections of one address without a verified certificate";
+        debug!(%remote, %reason, detail, "connection refused");
     }
 
     fn refuse_tunnel(&self, remote: std::net::SocketAddr, detail: &str) {

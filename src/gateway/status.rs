@@ -26,6 +26,7 @@ pub(super) fn of(core: &Core, addresses: &Addresses) -> Value {
             "live": core.clients.live(),
             "revocation": revocation(core),
         },
+        "alerts": core.expiry.view(),
         "roles": definition.roles.iter().map(|role| json!({
             "id": role.id,
             "kind": role.kind,

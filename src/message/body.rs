@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use super::headers::strip_trailers;
 use crate::reason::Reason;
 
 /// Why a body ended before its end.
@@ -198,7 +199,12 @@ where
             Some(Err(error)) => {
                 return Poll::Ready(Some(Err(this.fail(BodyError::of_client(&error)))));
             }
-            Some(Ok(frame)) => frame,
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
+                frame
+            }
         };
         if this.inner.is_end_stream() {
             // Who knows the length does not ask again.

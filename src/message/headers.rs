@@ -4,6 +4,7 @@
 //! names are compared with `_` read as `-`, since CGI and IIS make one of the two.
 
 mod from_clients;
+mod trailers;
 
 use std::net::IpAddr;
 use std::sync::OnceLock;
@@ -15,6 +16,7 @@ use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::from_clients::matches_dashed;
+pub use self::trailers::strip_trailers;
 use crate::role::RoleId;
 
 /// The phrase of a refusal or of a backend's error on its way through the tunnel.
@@ -78,7 +80,7 @@ const NEVER_NOMINATED: &[&str] = &[
 /// the names by which other proxies speak to servers behind them. Crumbs of `Cookie` are joined (RFC 9113
 /// §8.2.3). `TE: trailers` is kept.
 pub fn strip_request(headers: &mut HeaderMap) {
-    let trailers = wants_trailers(headers);
+    let trailers = trailers::are_wanted(headers);
     strip(headers, is_unwelcome);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -86,9 +88,29 @@ pub fn strip_request(headers: &mut HeaderMap) {
     join_cookies(headers);
 }
 
-/// Takes out of an answer what must not pass: fields of the connection and `opencmg-*`.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip(headers, is_our_own);
+/// Takes out of a backend's answer what must not pass: fields of the connection, and those by which we speak ourselves
+/// (`opencmg-*`, `Proxy-Status`, `X-Request-Id`).
+pub fn strip_backend(headers: &mut HeaderMap) {
+    strip(headers, |name| is_our_own(name) || is_our_word(name));
+}
+
+/// What passes to a client in some answers only.
+#[derive(Clone, Copy, Debug)]
+pub struct Passing {
+    /// `Proxy-Status` and `X-Request-Id`: the answer is a refusal of the connection point.
+    pub our_word: bool,
+    /// The announcement of trailers: the client takes them.
+    pub trailers: bool,
+}
+
+/// Takes out of an answer that came through a tunnel what must not pass to a client: fields of the connection,
+/// `opencmg-*`, and what does not pass this time.
+pub fn strip_response(headers: &mut HeaderMap, passing: Passing) {
+    strip(headers, |name| {
+        is_our_own(name)
+            || (!passing.our_word && is_our_word(name))
+            || (!passing.trailers && name == header::TRAILER.as_str())
+    });
 }
 
 /// Takes out of a request what was meant for this hop, on its way to a backend: fields of the connection and `opencmg-*`,
@@ -159,16 +181,13 @@ fn is_set_with_dashes(name: &str) -> bool {
         .any(|ours| matches_dashed(name, ours))
 }
 
-fn is_our_own(name: &str) -> bool {
-    name.starts_with('o') && matches_dashed(name, "opencmg-*")
+/// The fields in which a refusal says what happened.
+fn is_our_word(name: &str) -> bool {
+    name == PROXY_STATUS.as_str() || name == REQUEST_ID.as_str()
 }
 
-fn wants_trailers(headers: &HeaderMap) -> bool {
-    headers.get_all(header::TE).iter().any(|value| {
-        let text = value.to_str().unwrap_or_default();
-        text.split(',')
-            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
-    })
+fn is_our_own(name: &str) -> bool {
+    name.starts_with('o') && matches_dashed(name, "opencmg-*")
 }
 
 fn join_cookies(headers: &mut HeaderMap) {
@@ -347,9 +366,6 @@ impl CertificateFields {
 }
 
 /// The certificate fields of one connection, each made when it is first needed.
-///
-/// The values are marked sensitive, so that they stay out of the compression table of the tunnel: one of them
-/// would evict all the rest.
 #[derive(Debug)]
 pub struct ClientCertFields {
     subject: String,
@@ -378,25 +394,23 @@ impl ClientCertFields {
         match fields {
             CertificateFields::None => {}
             CertificateFields::Subject => {
-                let made = subject.get_or_init(|| sensitive(&display_string(&self.subject)));
+                let made = subject.get_or_init(|| value(&display_string(&self.subject)));
                 put(&CLIENT_CERT_SUBJECT, made.as_ref());
             }
             CertificateFields::Leaf | CertificateFields::Chain => {
-                let made = leaf.get_or_init(|| sensitive(&byte_sequences(self.chain.get(..1)?)));
+                let made = leaf.get_or_init(|| value(&byte_sequences(self.chain.get(..1)?)));
                 put(&CLIENT_CERT, made.as_ref());
             }
         }
         if fields == CertificateFields::Chain && self.chain.len() > 1 {
-            let made = issuers.get_or_init(|| sensitive(&byte_sequences(self.chain.get(1..)?)));
+            let made = issuers.get_or_init(|| value(&byte_sequences(self.chain.get(1..)?)));
             put(&CLIENT_CERT_CHAIN, made.as_ref());
         }
     }
 }
 
-fn sensitive(text: &str) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(text).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+fn value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok()
 }
 
 /// A list of structured-field byte sequences (RFC 9651 §3.3.5).

@@ -49,7 +49,8 @@ pub struct External<'p> {
 /// # Errors
 /// The path does not begin with `/`, is too long, holds a byte that is not visible ASCII, `#`, `\`, or, after
 /// percent-decoding up to three times, a `.` or `..` segment, an encoded `/` or `\`, a control byte, an overlong
-/// encoding, an encoding that another round would still change, or has an empty first segment.
+/// encoding, an encoding that another round would still change, or has an empty first segment; or a `%` of the path
+/// is not followed by two hexadecimal digits (RFC 3986 §2.1), which servers read in ways of their own.
 pub fn check(path_and_query: &str) -> Result<(), BadPath> {
     if path_and_query.len() > MAX_LENGTH {
         return Err(BadPath("the path and query are too long"));
@@ -114,6 +115,9 @@ fn check_segment(segment: &str) -> Result<(), BadPath> {
         // It is visible ASCII without a separator: only its dots can harm.
         return check_dots(segment.as_bytes());
     }
+    if !is_well_encoded(segment.as_bytes()) {
+        return Err(BadPath("a percent sign without two hexadecimal digits"));
+    }
     let mut current = segment.as_bytes().to_vec();
     for _ in 0..ROUNDS {
         if has_percent_u(&current) {
@@ -161,6 +165,11 @@ fn check_decoded(segment: &[u8]) -> Result<(), BadPath> {
         return Err(BadPath("an overlong encoding"));
     }
     Ok(())
+}
+
+fn is_well_encoded(segment: &[u8]) -> bool {
+    let mut parts = segment.split(|byte| *byte == b'%').skip(1);
+    parts.all(|part| part.len() >= 2 && part[..2].iter().all(u8::is_ascii_hexdigit))
 }
 
 /// `%uXXXX`, which http.sys decodes and RFC 3986 does not know.
@@ -231,6 +240,9 @@ mod tests {
             "/a/%0d%0a",
             "/a/%7f",
             "/a/%u002e%u002e/b",
+            "/a/%zz",
+            "/a/100%",
+            "/a/%4/b",
             "/a/%25u002e/b",
             "/a/%c0%ae%c0%ae/b",
             "/a/%e0%80%af",

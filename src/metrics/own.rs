@@ -23,8 +23,10 @@ const OPEN_FDS: (&str, &str) = (
     "File descriptors that the process has open (Linux).",
 );
 
+const TASKS: (&str, &str) = ("process_tasks", "Tasks of the process that have not ended.");
+
 /// Name and help of what this file adds to the declared families.
-pub const LIST: &[(&str, &str)] = &[BUILD, START, RESIDENT, OPEN_FDS];
+pub const LIST: &[(&str, &str)] = &[BUILD, START, RESIDENT, OPEN_FDS, TASKS];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
@@ -48,7 +50,11 @@ pub(super) fn register(registry: &mut Registry) {
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let figures = [(RESIDENT, resident_bytes()), (OPEN_FDS, open_fds())];
+        let figures = [
+            (RESIDENT, resident_bytes()),
+            (OPEN_FDS, open_fds()),
+            (TASKS, tasks()),
+        ];
         for ((name, help), value) in figures {
             let Some(value) = value else { continue };
             let gauge = ConstGauge::new(value);
@@ -56,6 +62,11 @@ impl Collector for Process {
         }
         Ok(())
     }
+}
+
+fn tasks() -> Option<i64> {
+    let runtime = tokio::runtime::Handle::try_current().ok()?;
+    i64::try_from(runtime.metrics().num_alive_tasks()).ok()
 }
 
 #[cfg(target_os = "linux")]

@@ -26,8 +26,9 @@ struct Inner<IO> {
     gathered: Option<Piece>,
     /// Whether something was written that the stream may still hold.
     unflushed: bool,
-    /// What a push failed with: the next read or write says it.
-    broken: Option<io::ErrorKind>,
+    /// What a write failed with. A read says it once nothing is left to be read: what the peer sent before it went
+    /// away, such as a goodbye, is worth more. Until then what is written is forgotten.
+    broken: Option<io::Error>,
 }
 
 /// Gathers what is written to a stream until it is pushed.
@@ -43,19 +44,28 @@ pub fn gather<IO>(io: IO) -> (Gather<IO>, Push<IO>) {
 
 impl<IO: AsyncWrite + Unpin> Push<IO> {
     /// Writes what was gathered, as far as the stream takes it, and wakes `cx` when it takes more. If it fails, the
-    /// connection hears it with its next read or write, for which `cx` is woken as well.
+    /// connection hears it with a read that finds nothing more, for which `cx` is woken as well.
     pub fn push(&self, cx: &mut Context<'_>) {
         let mut inner = lock(&self.0);
         if let Poll::Ready(Err(error)) = inner.poll_push(cx) {
-            inner.broken = Some(error.kind());
-            cx.waker().wake_by_ref();
+            inner.fail(error, cx);
         }
     }
 }
 
 impl<IO> Inner<IO> {
-    fn check(&self) -> io::Result<()> {
-        self.broken.map_or(Ok(()), |kind| Err(kind.into()))
+    fn fail(&mut self, error: io::Error, cx: &Context<'_>) {
+        self.gathered = None;
+        self.unflushed = false;
+        self.broken = Some(error);
+        cx.waker().wake_by_ref();
+    }
+
+    /// The error itself for whoever asks first, its kind for all others.
+    fn error(&mut self) -> Option<io::Error> {
+        let error = self.broken.as_mut()?;
+        let kind = error.kind();
+        Some(std::mem::replace(error, kind.into()))
     }
 }
 
@@ -89,9 +99,23 @@ impl<IO: AsyncWrite + Unpin> Inner<IO> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check()?;
-        self.unflushed = true;
         let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.broken.is_none() {
+            match ready!(self.poll_take(cx, buffers, len)) {
+                Ok(taken) => return Poll::Ready(Ok(taken)),
+                Err(error) => self.fail(error, cx),
+            }
+        }
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.unflushed = true;
         if self.gathered.is_none() && len >= LONG {
             return Pin::new(&mut self.io).poll_write_vectored(cx, buffers);
         }
@@ -120,8 +144,13 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gather<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut inner = lock(&self.0);
-        inner.check()?;
-        Pin::new(&mut inner.io).poll_read(cx, buffer)
+        let read = Pin::new(&mut inner.io).poll_read(cx, buffer);
+        if read.is_pending()
+            && let Some(error) = inner.error()
+        {
+            return Poll::Ready(Err(error));
+        }
+        read
     }
 }
 
@@ -215,7 +244,63 @@ mod tests {
         assert!(full.await);
         drop(theirs);
         pushed(&push).await;
-        let read = stream.read_u8().await;
-        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        stream.write_all(b"forgotten").await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "the end is an end");
+    }
+
+    /// A stream that has something to read and fails when it is written to.
+    #[derive(Debug)]
+    struct Failing(&'static [u8]);
+
+    impl AsyncRead for Failing {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let (now, rest) = self.0.split_at(self.0.len().min(buffer.remaining()));
+            buffer.put_slice(now);
+            self.0 = rest;
+            match now.is_empty() {
+                true => Poll::Pending,
+                false => Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    impl AsyncWrite for Failing {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "as told")))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_write_failed_is_read_and_then_the_error_itself_is_said() {
+        for length in [10, LONG] {
+            let (mut stream, push) = gather(Failing(b"goodbye"));
+            stream.write_all(&vec![7; length]).await.unwrap();
+            pushed(&push).await;
+            stream.write_all(b"forgotten").await.unwrap();
+            pushed(&push).await;
+            let mut some = [0; 7];
+            stream.read_exact(&mut some).await.unwrap();
+            assert_eq!(&some, b"goodbye");
+            let error = stream.read_u8().await.unwrap_err();
+            assert_eq!(error.to_string(), "as told");
+            let error = stream.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        }
     }
 }

@@ -8,6 +8,7 @@ use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtensio
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
+use super::algorithm::signature_name;
 use super::name::{hex, print_name, unix_time, value_text};
 use super::{PkiError, Serial};
 
@@ -18,7 +19,9 @@ pub enum KeyKind {
     Rsa(usize),
     /// ECDSA, with the length of its field in bits.
     Ecdsa(usize),
-    /// Anything else, Ed25519 among it.
+    /// Ed25519.
+    Ed25519,
+    /// Anything else, RSA for RSASSA-PSS only among it.
     Other,
 }
 
@@ -60,6 +63,8 @@ pub struct Certificate {
     /// Where its CRL is found: the URLs of its distribution points, of any scheme, but for those of some reasons or of
     /// other issuers.
     pub crl_points: Vec<String>,
+    /// What it is signed with, such as `SHA-256 with RSA`; the object identifier of an algorithm without a name.
+    pub signature: String,
     /// The kind of its public key.
     pub key: KeyKind,
     /// Its public key, as DER of SubjectPublicKeyInfo.
@@ -68,6 +73,8 @@ pub struct Certificate {
     pub key_id: Option<Vec<u8>>,
     /// The key identifier of its issuer, if it has the extension.
     pub issuer_key_id: Option<Vec<u8>>,
+    /// Where the certificate of its issuer is found: the URLs of its authority information access (RFC 5280 §4.2.2.1).
+    pub issuer_urls: Vec<String>,
     /// The SHA-256 fingerprint, lower-case hexadecimal.
     pub fingerprint: String,
 }
@@ -111,10 +118,12 @@ impl Certificate {
             signs_crls: key_usage.is_none_or(|usage| usage.value.crl_sign()),
             number: Serial::new(parsed.raw_serial()),
             crl_points: crl_points(&parsed),
+            signature: signature_name(&parsed.signature_algorithm),
             key: key_kind(&parsed),
             public_key: parsed.public_key().raw.to_vec(),
             key_id: ids.0,
             issuer_key_id: ids.1,
+            issuer_urls: issuer_urls(&parsed),
             fingerprint: hex(&Sha256::digest(der)),
         })
     }
@@ -181,6 +190,23 @@ fn crl_points(parsed: &X509Certificate<'_>) -> Vec<String> {
     urls
 }
 
+/// id-ad-caIssuers (RFC 5280 §4.2.2.1).
+const CA_ISSUERS: &str = "1.3.6.1.5.5.7.48.2";
+
+fn issuer_urls(parsed: &X509Certificate<'_>) -> Vec<String> {
+    let mut urls = Vec::new();
+    for extension in parsed.extensions() {
+        if let ParsedExtension::AuthorityInfoAccess(access) = extension.parsed_extension() {
+            let issuers = access
+                .accessdescs
+                .iter()
+                .filter(|access| access.access_method.to_id_string() == CA_ISSUERS);
+            urls.extend(issuers.filter_map(|access| url(&access.access_location)));
+        }
+    }
+    urls
+}
+
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a foreign enum of name types; one of them is a URL"
@@ -205,14 +231,19 @@ fn key_ids(parsed: &X509Certificate<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     ids
 }
 
+/// id-Ed25519 (RFC 8410 §3).
+const ED25519: &str = "1.3.101.112";
+
 #[allow(
     clippy::wildcard_enum_match_arm,
     reason = "a foreign enum of key kinds; the rest is Other"
 )]
 fn key_kind(parsed: &X509Certificate<'_>) -> KeyKind {
+    let algorithm = parsed.public_key().algorithm.algorithm.to_id_string();
     match parsed.public_key().parsed() {
         Ok(PublicKey::RSA(key)) => KeyKind::Rsa(key.key_size()),
         Ok(PublicKey::EC(key)) => KeyKind::Ecdsa(key.key_size()),
+        Ok(PublicKey::Unknown(_)) if algorithm == ED25519 => KeyKind::Ed25519,
         _ => KeyKind::Other,
     }
 }

@@ -4,7 +4,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
 use super::name::print_time;
-use super::{Certificate, KeyKind, KeyPair, link};
+use super::{Certificate, KeyPair, link};
 
 /// Checks a server certificate as a client would: dates, usage, name, key, and that the chain holds together.
 ///
@@ -94,7 +94,6 @@ fn check_dates(facts: &Certificate, now: UnixTime) -> Option<String> {
 }
 
 fn check_leaf(leaf: &Certificate) -> Vec<String> {
-    const MIN_RSA_BITS: usize = 2048;
     let title = leaf.title();
     let mut problems = Vec::new();
     if leaf.is_ca {
@@ -107,11 +106,8 @@ fn check_leaf(leaf: &Certificate) -> Vec<String> {
             "the certificate {title} is not meant for server authentication (its extended key usage must name serverAuth or be absent)"
         ));
     }
-    match leaf.key {
-        KeyKind::Rsa(bits) if bits < MIN_RSA_BITS => problems.push(format!(
-            "the certificate {title} has an RSA key of {bits} bits (at least {MIN_RSA_BITS} are needed)"
-        )),
-        KeyKind::Rsa(_) | KeyKind::Ecdsa(_) | KeyKind::Other => {}
+    if let Some(weakness) = leaf.weakness() {
+        problems.push(format!("the certificate {title} {weakness}"));
     }
     problems
 }

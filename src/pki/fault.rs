@@ -33,6 +33,17 @@ impl fmt::Display for CertificateFault {
     }
 }
 
+impl std::error::Error for CertificateFault {}
+
+/// What is wrong with a leaf whose key is too weak, or too long, for anything to be verified with it.
+///
+/// Says nothing of a certificate that cannot be parsed.
+pub fn weakness(der: &CertificateDer<'_>) -> Option<CertificateFault> {
+    let facts = Certificate::parse(der).ok()?;
+    let detail = facts.weakness()?;
+    Some(fault(Reason::CertificateInvalid, &facts, detail))
+}
+
 /// What was looked at when a path was not found.
 pub(super) struct Seen<'s> {
     pub(super) leaf: (&'s CertificateDer<'s>, &'s Certificate),
@@ -42,10 +53,10 @@ pub(super) struct Seen<'s> {
 }
 
 /// The chain as far as it leads, by names and signatures.
-struct Chain<'s> {
+pub(super) struct Chain<'s> {
     /// The leaf, its issuers, and the anchor if one was reached.
-    links: Vec<(&'s CertificateDer<'s>, &'s Certificate)>,
-    anchored: bool,
+    pub(super) links: Vec<(&'s CertificateDer<'s>, &'s Certificate)>,
+    pub(super) anchored: bool,
 }
 
 /// Says which certificate made the path builder fail. It tells only what is wrong; where follows from the chain.
@@ -111,6 +122,18 @@ pub(super) fn explain(error: &webpki::Error, seen: &Seen<'_>) -> CertificateFaul
             fault(Reason::CertificateInvalid, which, detail)
         }
         Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => chain.unknown_issuer(seen),
+        Error::UnsupportedSignatureAlgorithmContext(_) => {
+            let which = chain.top();
+            let detail = format!(
+                "is signed with {}, which is not accepted (SHA-256, SHA-384 and SHA-512 with RSA or ECDSA, and Ed25519 are)",
+                which.signature
+            );
+            fault(Reason::CertificateInvalid, which, detail)
+        }
+        Error::NameConstraintViolation => {
+            let detail = "holds a name that the name constraints of its CA do not allow";
+            fault(Reason::CertificateInvalid, leaf, detail.to_owned())
+        }
         other => {
             let broken = |_, der: &CertificateDer<'_>| EndEntityCert::try_from(der).is_err();
             let which = chain.first_der(broken).unwrap_or(leaf);
@@ -142,7 +165,7 @@ fn fault(reason: Reason, which: &Certificate, detail: String) -> CertificateFaul
 }
 
 impl<'s> Chain<'s> {
-    fn follow(seen: &Seen<'s>) -> Self {
+    pub(super) fn follow(seen: &Seen<'s>) -> Self {
         const LONGEST: usize = 10; // above what the path builder tries
         let mut links = vec![seen.leaf];
         loop {
@@ -187,9 +210,14 @@ impl<'s> Chain<'s> {
             .map(|(_, (_, facts))| *facts)
     }
 
+    /// The last certificate that signatures lead to.
+    fn top(&self) -> &'s Certificate {
+        self.links[self.links.len() - 1].1
+    }
+
     /// Tells what is missing above the last certificate that the chain reaches.
     fn unknown_issuer(&self, seen: &Seen<'_>) -> CertificateFault {
-        let top = self.links[self.links.len() - 1].1;
+        let top = self.top();
         if self.anchored {
             let detail = "breaks a rule of X.509: its signature cannot be verified".to_owned();
             return fault(Reason::CertificateInvalid, seen.leaf.1, detail);
@@ -206,6 +234,9 @@ impl<'s> Chain<'s> {
             );
             return fault(Reason::CertificateUnknownIssuer, top, detail);
         };
+        if let Some(weakness) = namesake.facts.weakness() {
+            return fault(Reason::CertificateInvalid, &namesake.facts, weakness);
+        }
         let ids = (&top.issuer_key_id, &namesake.facts.key_id);
         if matches!(ids, (Some(named), Some(own)) if named == own) {
             let detail = format!(

@@ -90,7 +90,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Writes an instant as people and logs read it, in UTC.
-pub(super) fn print_time(time: UnixTime) -> String {
+pub fn print_time(time: UnixTime) -> String {
     let format =
         time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC");
     i64::try_from(time.as_secs())

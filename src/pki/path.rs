@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, VerifiedPath};
 
-use super::fault::{Seen, explain};
+use super::fault::{Seen, explain, weakness};
 use super::{Certificate, CertificateFault, Issued, IssuerKey, Revocation, Wanted, link};
 use crate::reason::Reason;
 use crate::settings::Reader;
@@ -97,8 +97,8 @@ pub(super) struct Authority {
     pub(super) facts: Certificate,
 }
 
-/// A set of trust anchors and intermediates. Immutable.
-#[derive(Clone, Debug)]
+/// A set of trust anchors and intermediates. Immutable. The default is empty, by which nothing verifies.
+#[derive(Clone, Debug, Default)]
 pub struct Anchors {
     anchors: Vec<Authority>,
     /// The anchors in the form that the path builder takes, in the same order.
@@ -169,6 +169,7 @@ impl Anchors {
         );
         let walked = walked.into_inner();
         match (found, walked.fault.clone()) {
+            (Ok(_), _) if let Some(weak) = weakness(&presented[0]) => Err(weak),
             (Ok(path), _) => Ok(self.describe(&path, leaf.clone(), walked)),
             (Err(_), Some(fault)) => Err(fault),
             (Err(error), None) => Err(explain(&error, &seen)),
@@ -253,6 +254,20 @@ impl Anchors {
         let mut told = std::collections::HashSet::new();
         names.retain(|name| told.insert(name.clone()));
         Ok(names)
+    }
+
+    /// The certificates that may help to build the path of a leaf.
+    pub(super) fn helpers(
+        &self,
+        leaf: &Certificate,
+        presented: &[CertificateDer<'_>],
+    ) -> Vec<Authority> {
+        pool(leaf, presented, &self.intermediates)
+    }
+
+    /// The trust anchors.
+    pub(super) fn authorities(&self) -> &[Authority] {
+        &self.anchors
     }
 
     /// The CRLs that speak of the configured intermediates, as far as they name one and their issuer is configured.

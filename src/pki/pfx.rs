@@ -20,12 +20,34 @@ pub fn load_pfx(bytes: &[u8], password: &str) -> Result<KeyPair, PkiError> {
         });
     };
     let key = PrivatePkcs8KeyDer::from(key.key.as_der().to_vec());
-    let certificates: Vec<_> = archive
-        .certs
-        .iter()
-        .map(|bag| CertificateDer::from(bag.cert.as_der()))
-        .collect();
-    KeyPair::new(&certificates, PrivateKeyDer::from(key))
+    KeyPair::new(&certificates_of(&archive), PrivateKeyDer::from(key))
+}
+
+/// Reads the certificates of a PFX file, each once, whether there is a key or not.
+///
+/// # Errors
+/// [`PkiError::WrongPassword`], [`PkiError::NoCertificate`], [`PkiError::Malformed`].
+pub fn read_pfx_certificates(
+    bytes: &[u8],
+    password: &str,
+) -> Result<Vec<CertificateDer<'static>>, PkiError> {
+    let archive = Pkcs12Archive::from_pkcs12(bytes, password).map_err(describe)?;
+    let mut certificates: Vec<CertificateDer<'static>> = Vec::new();
+    for certificate in certificates_of(&archive) {
+        if !certificates.contains(&certificate) {
+            certificates.push(certificate.into_owned());
+        }
+    }
+    if certificates.is_empty() {
+        return Err(PkiError::NoCertificate);
+    }
+    Ok(certificates)
+}
+
+fn certificates_of(archive: &Pkcs12Archive) -> Vec<CertificateDer<'_>> {
+    let bags = archive.certs.iter();
+    bags.map(|bag| CertificateDer::from(bag.cert.as_der()))
+        .collect()
 }
 
 #[allow(

@@ -1,16 +1,27 @@
 //! What happens on one client connection, as its driver and its requests see it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::message::body::Meter;
 use crate::reason::Reason;
+use crate::tunnel::{Counted, Holder};
 
 /// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
 const ANSWERS_TO_FRAMES: usize = 256;
+
+/// What a connection may hold for its client before it is counted in the budget.
+const MUCH: u64 = 64 << 10;
+
+/// What TLS holds besides when it has to wait.
+const TLS_HOLDS: usize = 64 << 10;
+
+/// What a connection holds at most, about, of what counts.
+pub(super) const MOST: u32 = 256 << 10;
 
 /// The counts and marks of one connection.
 #[derive(Debug)]
@@ -21,13 +32,28 @@ pub(super) struct Activity {
     busy_ms: AtomicU64,
     /// When a request head began to arrive, in milliseconds from the beginning, plus one; 0 while none does.
     head_ms: AtomicU64,
+    /// The same of HTTP/2, where heads arrive while requests are under way.
+    block_ms: AtomicU64,
     /// Answers that have something for the client, or were not asked yet.
     pressing: AtomicU32,
     /// When an answer was last asked for more, in milliseconds from the beginning.
     asked_ms: AtomicU64,
+    /// Since when there has been something for the client without a break, in milliseconds from the beginning.
+    pressed_ms: AtomicU64,
     received: AtomicU64,
-    sent: AtomicU64,
+    waits_to_send: AtomicBool,
+    /// Bytes sent in writes that are more than acknowledgements of frames, and in others.
+    taken: AtomicU64,
+    acknowledged: AtomicU64,
+    /// Bytes of answers that were handed to the server of this connection.
+    offered: AtomicU64,
+    /// The connection's place in the budget, once it has held much.
+    counted: OnceLock<Counted>,
     unread: AtomicBool,
+    /// Whether the last request has a body, and how to look at it once it is read. HTTP/1.1 only.
+    has_body: AtomicBool,
+    upload: Mutex<Option<Meter>>,
+    fragment: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
     ended: OnceLock<Reason>,
@@ -40,46 +66,151 @@ impl Activity {
             requests: AtomicU32::new(0),
             busy_ms: AtomicU64::new(0),
             head_ms: AtomicU64::new(0),
+            block_ms: AtomicU64::new(0),
             pressing: AtomicU32::new(0),
             asked_ms: AtomicU64::new(0),
+            pressed_ms: AtomicU64::new(0),
             received: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
+            waits_to_send: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+            offered: AtomicU64::new(0),
+            counted: OnceLock::new(),
             unread: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            upload: Mutex::new(None),
+            fragment: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
             ended: OnceLock::new(),
         }
     }
 
-    /// Notes bytes from the client.
-    pub(super) fn received(&self, bytes: usize) {
+    /// Notes bytes from a client of HTTP/1.1; returns whether they begin a request head.
+    pub(super) fn received(&self, bytes: usize) -> bool {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0 {
+        let begins = bytes > 0 && self.is_idle() && self.head_ms.load(Ordering::Relaxed) == 0;
+        if begins {
             self.head_ms.store(self.now_ms() + 1, Ordering::Relaxed);
+        }
+        // What is left of an answered request's body is no head.
+        begins && !self.is_unread()
+    }
+
+    /// Notes bytes from a client of HTTP/2, and whether they leave a request head half sent that `began` with them.
+    pub(super) fn received_frames(&self, bytes: usize, in_head: bool, began: bool) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        match (in_head, began) {
+            (false, _) => self.block_ms.store(0, Ordering::Relaxed),
+            (true, true) => self.block_ms.store(self.now_ms() + 1, Ordering::Relaxed),
+            (true, false) => {}
         }
     }
 
     /// Notes bytes to the client.
     pub(super) fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-        if bytes > ANSWERS_TO_FRAMES {
-            self.asked();
-            if self.is_idle() {
-                self.touch();
-            }
+        if bytes <= ANSWERS_TO_FRAMES {
+            self.acknowledged.fetch_add(bytes as u64, Ordering::Relaxed);
+            return;
+        }
+        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.asked();
+        if self.is_idle() {
+            self.touch();
+        }
+        // Heads and frames come on top: what they add may not make room for more.
+        self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
+    }
+
+    /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become so many
+    /// that the connection should count in the budget.
+    pub(super) fn offered(&self, bytes: usize) -> bool {
+        self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.unsent() > MUCH && self.counted.get().is_none()
+    }
+
+    /// Notes that what was left of an answer of so many bytes is not sent any more.
+    pub(super) fn withdrawn(&self, bytes: u64) {
+        let bytes = bytes.min(self.unsent());
+        self.offered.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the stream holds nothing back.
+    pub(super) fn flushed(&self) {
+        if self.is_idle() {
+            self.offered.store(self.bytes_sent(), Ordering::Relaxed);
         }
     }
 
-    /// Notes the begin of a request, whose head has arrived.
-    pub(super) fn begin(&self) {
+    /// Bytes of answers that the server of the connection holds.
+    fn unsent(&self) -> u64 {
+        let offered = self.offered.load(Ordering::Relaxed);
+        offered.saturating_sub(self.bytes_sent())
+    }
+
+    /// Keeps the connection's place in the budget.
+    pub(super) fn count(&self, counted: Counted) {
+        // Once is enough.
+        let _ = self.counted.set(counted);
+    }
+
+    /// Notes whether the client must take something before more can be sent; returns whether that was so before.
+    pub(super) fn wait_to_send(&self, waits: bool) -> bool {
+        // Mostly nothing changes, and to look costs less than to write.
+        let before = self.waits_to_send.load(Ordering::Relaxed);
+        if before != waits {
+            self.waits_to_send.store(waits, Ordering::Relaxed);
+        }
+        before
+    }
+
+    /// How long nothing has been going on at all, in either direction; `None` while something is.
+    pub(super) fn resting_for(&self) -> Option<Duration> {
+        let busy = self.waits_to_send.load(Ordering::Relaxed) || self.head_for().is_some();
+        self.idle_for().filter(|_| !busy)
+    }
+
+    /// Notes the begin of a request, whose head has arrived, and whether a body comes after it.
+    pub(super) fn begin(&self, has_body: bool) {
+        self.has_body.store(has_body, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_ms.store(0, Ordering::Relaxed);
     }
 
     /// Notes the end of a request.
     pub(super) fn end(&self) {
+        if self.has_body.load(Ordering::Relaxed) {
+            *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         self.touch();
         self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes how to look at the body of the one request that is under way.
+    pub(super) fn watch_upload(&self, meter: Meter) {
+        *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = Some(meter);
+    }
+
+    /// Whether a request is under way that was read to its end: the client has nothing to say but to wait.
+    pub(super) fn is_waited_for(&self) -> bool {
+        if self.is_idle() {
+            return false;
+        }
+        if !self.has_body.load(Ordering::Relaxed) {
+            return true;
+        }
+        let upload = self.upload.lock().unwrap_or_else(PoisonError::into_inner);
+        upload.as_ref().is_some_and(Meter::is_ended)
+    }
+
+    /// Notes a fragment in a request line.
+    pub(super) fn note_fragment(&self) {
+        self.fragment.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request line that was read last had a fragment; forgets it.
+    pub(super) fn take_fragment(&self) -> bool {
+        self.fragment.load(Ordering::Relaxed) && self.fragment.swap(false, Ordering::Relaxed)
     }
 
     /// Notes whether the last request was answered before its body was read to the end.
@@ -105,17 +236,22 @@ impl Activity {
 
     /// How long a request head has been arriving.
     pub(super) fn head_for(&self) -> Option<Duration> {
-        let since = self.head_ms.load(Ordering::Relaxed).checked_sub(1)?;
+        let head = self.head_ms.load(Ordering::Relaxed);
+        let since = head.max(self.block_ms.load(Ordering::Relaxed));
+        let since = since.checked_sub(1)?;
         Some(self.age().saturating_sub(Duration::from_millis(since)))
     }
 
-    /// Notes that an answer has something for the client.
+    /// Notes that an answer, or the stream below it, has something for the client.
     pub(super) fn press(&self) {
-        self.asked();
-        self.pressing.fetch_add(1, Ordering::Relaxed);
+        let now = self.now_ms();
+        self.asked_ms.store(now, Ordering::Relaxed);
+        if self.pressing.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.pressed_ms.store(now, Ordering::Relaxed);
+        }
     }
 
-    /// Notes that an answer waits for its backend, or is over.
+    /// Notes that an answer waits for its backend or is over, or that the stream is rid of what it had.
     pub(super) fn release(&self) {
         self.pressing.fetch_sub(1, Ordering::Relaxed);
     }
@@ -132,6 +268,13 @@ impl Activity {
         pressing.then(|| self.age().saturating_sub(since))
     }
 
+    /// For how long there has been something for the client without a break.
+    pub(super) fn pressing_for(&self) -> Option<Duration> {
+        let since = Duration::from_millis(self.pressed_ms.load(Ordering::Relaxed));
+        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
+        pressing.then(|| self.age().saturating_sub(since))
+    }
+
     /// How long the connection has lived.
     pub(super) fn age(&self) -> Duration {
         self.began.elapsed()
@@ -144,7 +287,12 @@ impl Activity {
 
     /// The bytes that went to the client.
     pub(super) fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        self.bytes_taken() + self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that were more than acknowledgements of frames.
+    pub(super) fn bytes_taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     /// Marks the connection: the next answer is its last.
@@ -187,6 +335,23 @@ impl Activity {
     }
 }
 
+impl Holder for Activity {
+    fn held(&self) -> (usize, Instant) {
+        let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+        let held = match usize::try_from(self.unsent()).unwrap_or(usize::MAX) {
+            0 => 0,
+            unsent => unsent.saturating_add(TLS_HOLDS),
+        };
+        (held, self.began + since)
+    }
+
+    /// The connection ends: nothing less frees what it holds.
+    fn take_away(&self) {
+        self.set_ended(Reason::StalledClient);
+        self.hang_up();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,7 +384,7 @@ mod tests {
         activity.received(1);
         assert_eq!(activity.head_for(), Some(second));
 
-        activity.begin();
+        activity.begin(false);
         activity.received(1);
         tokio::time::advance(second).await;
         assert_eq!((activity.idle_for(), activity.head_for()), (None, None));
@@ -229,6 +394,21 @@ mod tests {
         tokio::time::advance(second).await;
         activity.sent(ANSWERS_TO_FRAMES + 1);
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_head_of_an_http2_request_counts_while_others_are_under_way() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        activity.received_frames(9, true, true);
+        tokio::time::advance(second).await;
+        activity.begin(false);
+        activity.received_frames(9, true, false);
+        assert_eq!(activity.head_for(), Some(second));
+        activity.received_frames(9, true, true);
+        assert_eq!(activity.head_for(), Some(Duration::ZERO));
+        activity.received_frames(9, false, false);
+        assert_eq!(activity.head_for(), None);
     }
 
     #[tokio::test(start_paused = true)]

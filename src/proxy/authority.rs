@@ -1,8 +1,9 @@
 //! Which server a request is for: the rules of `Host`, `:authority` and the TLS handshake's server name.
 
 use http::header::HOST;
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Uri};
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderMap, HeaderValue, Uri, Version};
 
 use super::connection::Peer;
 use crate::message::headers;
@@ -22,7 +23,8 @@ pub(super) struct Addressed {
 ///
 /// # Errors
 /// As [`of`].
-pub(super) fn addressed(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<Addressed, Refusal> {
+pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal> {
+    let (uri, headers) = (&head.uri, &head.headers);
     let mut hosts = headers.get_all(HOST).iter();
     let only = match (uri.authority(), hosts.next(), hosts.next()) {
         (None, Some(only), None) => Some(only),
@@ -33,6 +35,10 @@ pub(super) fn addressed(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<A
         && first.host.as_ref() == only
     {
         return Ok(first.clone());
+    }
+    if head.version == Version::HTTP_11 && !headers.contains_key(HOST) {
+        // RFC 9112 §3.2: also where the target names the host itself.
+        return Err(bad("the Host field is missing"));
     }
     let authority = of(uri, headers, peer.server_name.as_deref())?;
     let addressed = Addressed {
@@ -49,7 +55,8 @@ pub(super) fn addressed(peer: &Peer, uri: &Uri, headers: &HeaderMap) -> Result<A
 ///
 /// # Errors
 /// `bad-host` if it is missing, empty, repeated, contradicts itself, holds user information or is not a host with an
-/// optional port; `misdirected` (421) if the handshake was for another server.
+/// optional port; `misdirected` (421) if the handshake was for another server, or the target's scheme is not `https`
+/// (RFC 9110 §7.4): what was asked for is not what this connection is secured for.
 fn of(uri: &Uri, headers: &HeaderMap, server_name: Option<&str>) -> Result<Authority, Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     let field = match (hosts.next(), hosts.next()) {
@@ -68,6 +75,10 @@ fn of(uri: &Uri, headers: &HeaderMap, server_name: Option<&str>) -> Result<Autho
             target
         }
     };
+    if let Some(scheme) = uri.scheme().filter(|scheme| **scheme != Scheme::HTTPS) {
+        let detail = format!("the target's scheme is {scheme}, the connection is for https");
+        return Err(Refusal::new(Reason::Misdirected).detail(detail));
+    }
     match server_name {
         Some(name) if !name.eq_ignore_ascii_case(host_of(&authority)) => {
             let detail = format!("the handshake was for {name}, the request is for {authority}");
@@ -167,6 +178,10 @@ mod tests {
         let good = |target, host: &[&str]| judge(target, host, None).is_ok();
         assert!(good("https://gw.example/x", &["GW.example:443"]));
         assert!(good("https://gw.example/x", &[]));
+        assert!(good("HTTPS://gw.example/x", &["gw.example"]));
+        let scheme = |target| judge(target, &["gw.example"], Some("gw.example"));
+        assert_eq!(scheme("http://gw.example/x"), Err(Reason::Misdirected));
+        assert_eq!(scheme("ftp://gw.example/x"), Err(Reason::Misdirected));
         assert!(!good("https://gw.example/x", &["other.example"]));
         assert!(!good("https://gw.example:8443/x", &["gw.example"]));
         assert!(!good("https://u@gw.example/x", &["gw.example"]));

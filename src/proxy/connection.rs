@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
@@ -16,14 +16,20 @@ use tracing::{debug, info};
 use super::activity::Activity;
 use super::authority::Addressed;
 use super::driver::{Driver, Multiplexed};
+use super::rate::Allowed;
+use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
 use crate::message::headers::{self, ClientCertFields};
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
+
+/// What one stream of an HTTP/2 connection buffers at most for its client.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Fields beyond which the parser itself gives up with a bare answer.
 const PARSER_FIELDS: usize = 100;
@@ -56,11 +62,26 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
+    /// What the client may still send, where that is limited.
+    pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
+    /// What goes on when the connection is one of HTTP no more.
+    relay: Mutex<Option<Relay>>,
 }
 
 impl Peer {
+    /// Leaves what is to go on when the connection has become one of bytes.
+    pub(super) fn leave(&self, relay: Relay) {
+        *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
+    }
+
+    /// What was left, if anything was.
+    pub(super) fn take_relay(&self) -> Option<Relay> {
+        let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
+        relay.take()
+    }
+
     /// The client, if its certificate was verified.
     pub(super) fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.certificate {
@@ -81,20 +102,23 @@ impl Proxy {
         let shared = Arc::clone(&self.0);
         let http2 = connection.http2;
         let id = format!("{:016x}", rand::random::<u64>());
+        let certificate = connection.live.certificate();
         let peer = Arc::new(Peer {
+            allowed: shared.clients.of(&certificate, connection.remote.ip()),
             id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
             first: OnceLock::new(),
+            relay: Mutex::new(None),
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
             fields: fields_of(&connection.live),
-            certificate: connection.live.certificate(),
+            certificate,
             activity: Arc::new(Activity::new()),
         });
         greet(&peer);
         let activity = Arc::clone(&peer.activity);
         let timeout = shared.settings.send_timeout;
-        let stream = TokioIo::new(Stream::new(connection.stream, activity, timeout));
+        let stream = Stream::new(connection.stream, activity, timeout, http2);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -106,7 +130,7 @@ impl Proxy {
         if http2 {
             let inbox = Inbox::default();
             let server = http2_server(&self.0.settings, inbox.clone());
-            let connection = server.serve_connection(stream, service);
+            let connection = server.serve_connection(TokioIo::new(stream), service);
             let streams = Streams::new(inbox);
             Box::pin(driver.drive(Box::pin(Multiplexed {
                 connection,
@@ -114,7 +138,7 @@ impl Proxy {
             })))
         } else {
             let server = http1_server(&self.0.settings);
-            let connection = server.serve_connection(stream, service);
+            let connection = Sleeper::new(server, stream, service);
             Box::pin(driver.drive(Box::pin(connection)))
         }
     }
@@ -141,6 +165,7 @@ fn http2_server(settings: &Settings, inbox: Inbox) -> http2::Builder<Inbox> {
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(settings.stream_window)
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(list);
@@ -180,7 +205,8 @@ mod tests {
 
     use super::*;
 
-    type Io = TokioIo<Stream<TlsStream<tokio::net::TcpStream>>>;
+    type Io = TokioIo<Plain>;
+    type Plain = Stream<TlsStream<tokio::net::TcpStream>>;
 
     fn size<A, F, Fut>(_: F) -> usize
     where
@@ -196,12 +222,17 @@ mod tests {
         let service = |_: http::Request<hyper::body::Incoming>| async {
             Ok::<_, Infallible>(http::Response::new(Empty::<bytes::Bytes>::new()))
         };
-        let drive = size(|(driver, connection)| {
+        let drive = size(|(driver, connection): (Driver, Plain)| {
             let server = http1::Builder::new();
-            let none = server.serve_connection::<Io, _>(connection, service_fn(service));
-            Driver::drive(driver, Box::pin(none))
+            let sleeper = Sleeper::new(server, connection, service_fn(service));
+            Driver::drive(driver, Box::pin(sleeper))
         });
-        let http1 = size(|io: Io| http1::Builder::new().serve_connection(io, service_fn(service)));
+        let http1 = size(|io: Io| {
+            let server = http1::Builder::new();
+            server
+                .serve_connection(io, service_fn(service))
+                .with_upgrades()
+        });
         let http2 = size(|io: Io| {
             let inbox = Inbox::default();
             let server = http2::Builder::new(inbox.clone());

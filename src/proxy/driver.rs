@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info};
@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::Shared;
 use super::connection::Peer;
 use super::streams::{Inbox, Streams};
+use super::websocket::Relay;
 use crate::drain::Draining;
 use crate::identity::Live;
 use crate::metrics::ByReason;
@@ -23,6 +24,9 @@ use crate::reason::Reason;
 
 /// How long an HTTP/2 client has to acknowledge that no more requests are taken.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How long a connection is idle before it gives back what it need not hold.
+const REST: Duration = Duration::from_secs(2);
 
 /// How a connection ended.
 enum End {
@@ -34,6 +38,10 @@ enum End {
     SlowHead,
     /// The client took nothing of any answer for too long.
     Stalled,
+    /// The client sent more frames than their budgets allow.
+    Flooded,
+    /// The client took its answers too slowly.
+    SlowTaker,
     /// It was wound up and did not close.
     Idle,
     /// The drain's deadline has passed.
@@ -50,6 +58,17 @@ pub(super) struct Driver {
     max_age: Duration,
     wound_up: bool,
     hung_up: bool,
+    /// How many bytes the client had sent when the connection was put to rest: as long as no more come, it rests.
+    rests_at: Option<u64>,
+    taking: Taking,
+}
+
+/// How much longer the client may take what there is for it more slowly than the least rate.
+struct Taking {
+    left_ms: u32,
+    /// When, in the age of the connection, that was looked at last, and how much the client had taken by then.
+    looked_ms: u32,
+    taken: u64,
 }
 
 impl Drop for Driver {
@@ -58,9 +77,14 @@ impl Drop for Driver {
     }
 }
 
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// What a look at the clock came to.
 enum Look {
-    GoOn(Duration),
+    GoOn,
+    Rest,
     WindUp,
     HangUp,
     End(End),
@@ -79,13 +103,19 @@ impl Driver {
             max_age: max_age + max_age.mul_f64(0.1 * rand::random::<f64>()),
             wound_up: false,
             hung_up: false,
+            rests_at: None,
+            taking: Taking {
+                left_ms: u32::MAX,
+                looked_ms: 0,
+                taken: 0,
+            },
         }
     }
 
     /// The connection is boxed for itself: a future that pins what it was given holds it twice.
     pub(super) async fn drive<C: WindUp>(mut self, mut connection: Pin<Box<C>>) {
         let mut forced = self.draining.clone();
-        let timer = sleep(self.idle_limit().min(self.period()));
+        let timer = sleep(self.next_look());
         tokio::pin!(timer);
         loop {
             // The arms that end the connection come first, so that its reason does not depend on chance.
@@ -94,12 +124,20 @@ impl Driver {
                 fault = self.live.closed() => Look::End(End::Distrusted(fault)),
                 () = forced.forced() => Look::End(End::Forced),
                 () = self.draining.draining(), if !self.wound_up => Look::WindUp,
-                () = self.peer.activity.hung_up() => Look::HangUp,
+                () = self.peer.activity.hung_up() => match self.peer.activity.ended() {
+                    Some(Reason::StalledClient) => Look::End(End::Stalled),
+                    Some(_) | None => Look::HangUp,
+                },
                 () = &mut timer => self.look(),
                 result = &mut connection => Look::End(self.over(result)),
             };
             match look {
-                Look::GoOn(until) => timer.as_mut().reset(Instant::now() + until),
+                Look::GoOn => timer.as_mut().reset(Instant::now() + self.next_look()),
+                Look::Rest => {
+                    self.rests_at = Some(self.peer.activity.bytes_received());
+                    connection.as_mut().rest();
+                    timer.as_mut().reset(Instant::now() + self.next_look());
+                }
                 Look::WindUp => {
                     self.wound_up = true;
                     self.peer.activity.wind_up();
@@ -120,6 +158,12 @@ impl Driver {
                     connection.as_mut().wind_up();
                 }
                 Look::End(end) => {
+                    let over = matches!(end, End::Over(Ok(())));
+                    let relay = over.then(|| self.peer.take_relay()).flatten();
+                    let end = match relay {
+                        Some(relay) => Box::pin(self.relay(relay)).await,
+                        None => end,
+                    };
                     self.note(&end);
                     return farewell(&self.shared, &self.peer, &end);
                 }
@@ -127,39 +171,111 @@ impl Driver {
         }
     }
 
-    /// A connection that ended by itself, or by a write that had no end.
-    fn over(&self, result: hyper::Result<()>) -> End {
-        let stalled = self.peer.activity.ended() == Some(Reason::StalledClient);
-        match result {
-            Err(_) if stalled => End::Stalled,
-            result => End::Over(result),
+    /// Goes on with a connection that has become one of bytes. A drain ends it, since nobody knows when it would end by
+    /// itself, and so does its age.
+    async fn relay(&mut self, relay: Relay) -> End {
+        let left = self.max_age.saturating_sub(self.peer.activity.age());
+        tokio::select! {
+            biased;
+            fault = self.live.closed() => End::Distrusted(fault),
+            () = self.draining.draining() => End::Forced,
+            () = sleep(left) => End::Over(Ok(())),
+            result = relay.run() => {
+                if let Err(error) = result {
+                    debug!(remote = %self.peer.remote, %error, "a WebSocket broke");
+                }
+                End::Over(Ok(()))
+            }
         }
     }
 
-    fn look(&self) -> Look {
+    /// A connection that ended by itself, by a write that had no end or by too many frames.
+    fn over(&self, result: hyper::Result<()>) -> End {
+        match (&result, self.peer.activity.ended()) {
+            (Err(_), Some(Reason::StalledClient)) => End::Stalled,
+            (Err(_), Some(Reason::TooManyFrames)) => End::Flooded,
+            (Err(error), None) if given_up(error) == Some(h2::Reason::ENHANCE_YOUR_CALM) => {
+                End::Flooded
+            }
+            _ => End::Over(result),
+        }
+    }
+
+    /// Whether the client takes its answers too slowly. As with a body that it sends, only time counts in which there is
+    /// something for it; it has `send_timeout` to begin with, earns time with every byte and never has more.
+    fn takes_too_slowly(&mut self) -> bool {
+        let (settings, activity) = (&self.shared.settings, &self.peer.activity);
+        let (now, grace) = (millis(activity.age()), millis(settings.send_timeout));
+        let next = Taking {
+            left_ms: grace,
+            looked_ms: now,
+            taken: activity.bytes_taken(),
+        };
+        let before = std::mem::replace(&mut self.taking, next);
+        let rate = settings.body_pace.least_rate;
+        // Who has caught up since begins anew.
+        let Some(pressing) = activity.pressing_for().filter(|_| rate > 0) else {
+            return false;
+        };
+        let (since, pressing) = (now.saturating_sub(before.looked_ms), millis(pressing));
+        let (left, waited) = match pressing < since {
+            true => (grace, pressing),
+            false => (before.left_ms.min(grace), since),
+        };
+        let bytes = self.taking.taken - before.taken;
+        let earned = u32::try_from(bytes.saturating_mul(1_000) / rate).unwrap_or(u32::MAX);
+        let left = left.saturating_add(earned).saturating_sub(waited);
+        self.taking.left_ms = left.min(grace);
+        left == 0
+    }
+
+    fn look(&mut self) -> Look {
+        let slow = self.takes_too_slowly();
         let (settings, activity) = (&self.shared.settings, &self.peer.activity);
         let past = |time: Option<Duration>, limit| time.is_some_and(|time| time >= limit);
-        // Frames without a request (PING, SETTINGS) are no head that drips: HTTP/2 has the idle time alone.
-        if !self.http2 && past(activity.head_for(), settings.head_timeout) {
+        if past(activity.head_for(), settings.head_timeout) {
             return Look::End(End::SlowHead);
         }
         if past(activity.stalled_for(), settings.send_timeout) {
             return Look::End(End::Stalled);
         }
+        if slow {
+            return Look::End(End::SlowTaker);
+        }
         let limit = self.idle_limit();
         if past(activity.idle_for(), limit) {
-            return match self.hung_up {
-                true => Look::End(End::Idle),
-                false => Look::HangUp,
-            };
+            if self.hung_up {
+                return Look::End(End::Idle);
+            }
+            if !self.wound_up && activity.pressing_for().is_none() {
+                refused(&self.shared, Reason::Idle);
+            }
+            return Look::HangUp;
         }
         let age = activity.age();
         if age >= self.max_age && !self.wound_up {
             return Look::WindUp;
         }
-        let idle = activity.idle_for().unwrap_or_default();
-        let next = limit.saturating_sub(idle).min(self.period());
-        Look::GoOn(next.max(Duration::from_millis(1)))
+        match !self.is_resting() && past(activity.resting_for(), REST) {
+            true => Look::Rest,
+            false => Look::GoOn,
+        }
+    }
+
+    fn is_resting(&self) -> bool {
+        self.rests_at == Some(self.peer.activity.bytes_received())
+    }
+
+    /// When the clock is looked at next.
+    fn next_look(&self) -> Duration {
+        let idle = self.peer.activity.idle_for();
+        let next = self.idle_limit().saturating_sub(idle.unwrap_or_default());
+        let next = next.min(self.period());
+        let rest = match idle.and_then(|idle| REST.checked_sub(idle)) {
+            Some(rest) if !self.http2 => rest,
+            Some(_) | None => Duration::MAX,
+        };
+        next.min(rest).max(Duration::from_millis(1))
     }
 
     /// How long nothing needs a look at the clock.
@@ -189,30 +305,23 @@ impl Driver {
         match end {
             End::Distrusted(fault) => self.peer.activity.set_ended(fault.reason),
             End::Forced => self.peer.activity.set_ended(Reason::Draining),
-            End::SlowHead => self.peer.activity.set_ended(Reason::ClientTooSlow),
+            End::SlowHead | End::SlowTaker => {
+                self.peer.activity.set_ended(Reason::ClientTooSlow);
+            }
             End::Stalled => self.peer.activity.set_ended(Reason::StalledClient),
+            End::Flooded => self.peer.activity.set_ended(Reason::TooManyFrames),
             End::Over(_) | End::Idle => {}
         }
     }
 }
 
-/// A server connection that can be told to take no more requests.
+/// A server connection that can be told what its driver decides.
 pub(super) trait WindUp: Future<Output = hyper::Result<()>> {
+    /// To take no more requests.
     fn wind_up(self: Pin<&mut Self>);
-}
 
-impl<I, S> WindUp for http1::Connection<I, S>
-where
-    Self: Future<Output = hyper::Result<()>>,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    I: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S::ResBody: 'static,
-    <S::ResBody as http_body::Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn wind_up(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
-    }
+    /// To give back what it need not hold while nothing is going on.
+    fn rest(self: Pin<&mut Self>);
 }
 
 pin_project! {
@@ -250,13 +359,18 @@ where
     fn wind_up(self: Pin<&mut Self>) {
         self.project().connection.graceful_shutdown();
     }
+
+    // Its state, the compression tables and the windows, is shared with the client.
+    fn rest(self: Pin<&mut Self>) {}
+}
+
+fn refused(shared: &Shared, reason: Reason) {
+    let refused = &shared.metrics.connections_refused;
+    refused.get_or_create(&ByReason::new(reason)).inc();
 }
 
 fn farewell(shared: &Shared, peer: &Peer, end: &End) {
-    let refused = |reason| {
-        let refused = &shared.metrics.connections_refused;
-        refused.get_or_create(&ByReason::new(reason)).inc();
-    };
+    let refused = |reason| refused(shared, reason);
     let remote = peer.remote;
     match end {
         End::Over(Ok(())) => debug!(
@@ -266,7 +380,7 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             "client connection over"
         ),
         End::Over(Err(error)) => {
-            if error.is_parse() {
+            if error.is_parse() || given_up(error).is_some() {
                 refused(Reason::BadRequest);
             }
             debug!(%remote, error = %Causes(error), "client connection broke");
@@ -289,12 +403,27 @@ fn farewell(shared: &Shared, peer: &Peer, end: &End) {
             refused(Reason::StalledClient);
             debug!(%remote, "client connection closed: the client takes nothing");
         }
+        End::Flooded => {
+            refused(Reason::TooManyFrames);
+            debug!(%remote, "client connection closed: more frames than their budgets allow");
+        }
+        End::SlowTaker => {
+            refused(Reason::ClientTooSlow);
+            debug!(%remote, "client connection closed: the client takes its answer too slowly");
+        }
         End::Idle => debug!(%remote, "client connection closed: idle"),
         End::Forced => {
             refused(Reason::Draining);
             debug!(%remote, "client connection closed: the drain is over");
         }
     }
+}
+
+/// Why the parser of HTTP/2 closed the connection, if it was its doing.
+fn given_up(error: &hyper::Error) -> Option<h2::Reason> {
+    let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    let ours = cause.is_go_away() && cause.is_library();
+    cause.reason().filter(|_| ours)
 }
 
 struct Causes<'a>(&'a hyper::Error);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::activity::MOST;
 use super::connection::Peer;
 use crate::logging::Entry;
 use crate::message::body::{BodyError, Meter};
@@ -30,14 +31,16 @@ pub(super) struct Exchange {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     pub(super) id: RequestId,
-    began: Instant,
+    pub(super) began: Instant,
     time: OffsetDateTime,
     method: Method,
     target: Uri,
     version: Version,
     route: Option<Arc<Published>>,
     /// Whether the request has a body.
-    has_body: bool,
+    pub(super) has_body: bool,
+    /// Whether the client takes trailers.
+    pub(super) trailers: bool,
     upload: Option<Meter>,
     status: Option<u16>,
     reason: Option<Reason>,
@@ -56,7 +59,8 @@ impl Exchange {
         has_body: bool,
     ) -> Self {
         shared.requests.fetch_add(1, Ordering::Relaxed);
-        peer.activity.begin();
+        peer.activity
+            .begin(has_body && request.version != Version::HTTP_2);
         Self {
             shared,
             peer,
@@ -68,6 +72,7 @@ impl Exchange {
             version: request.version,
             route: None,
             has_body,
+            trailers: false,
             upload: None,
             status: None,
             reason: None,
@@ -85,6 +90,9 @@ impl Exchange {
 
     /// Notes how to look at the request body.
     pub(super) fn watch_upload(&mut self, meter: Meter) {
+        if self.has_body && self.version != Version::HTTP_2 {
+            self.peer.activity.watch_upload(meter.clone());
+        }
         self.upload = Some(meter);
     }
 
@@ -131,7 +139,7 @@ impl Exchange {
             if let Some(phrase) = phrase {
                 head.extensions.insert(phrase);
             }
-            if last {
+            if last && head.status != StatusCode::SWITCHING_PROTOCOLS {
                 head.headers
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -155,6 +163,15 @@ impl Exchange {
         Response::from_parts(head, body.settled())
     }
 
+    /// What waits for the client counts in the budget of the process.
+    fn offered(&self, bytes: usize) {
+        let activity = &self.peer.activity;
+        if activity.offered(bytes) {
+            let budget = self.shared.registry.budget();
+            activity.count(budget.count(activity, MOST));
+        }
+    }
+
     fn fail(&mut self, reason: Reason) {
         self.reason = self.reason.or(Some(reason));
         // The end of this body is known and told, however it was.
@@ -165,6 +182,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.complete {
+            self.peer.activity.withdrawn(self.sent);
             let cause = self.peer.activity.ended().unwrap_or(Reason::ClientGone);
             let own = self.reason.or_else(|| self.upload_fault());
             self.reason = own.or(Some(cause));
@@ -307,11 +325,21 @@ impl Body for Answer {
         let this = &mut *self;
         let polled = this.poll_payload(cx);
         this.press(polled.is_ready());
-        let frame = ready!(polled);
+        let mut frame = ready!(polled);
+        if let Some(Ok(last)) = &mut frame
+            && let Some(trailers) = last.trailers_mut()
+        {
+            headers::strip_trailers(trailers);
+            if !this.exchange.trailers || trailers.is_empty() {
+                frame = None;
+            }
+        }
         match &frame {
             None => this.exchange.complete = true,
             Some(Ok(frame)) => {
-                this.exchange.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                this.exchange.sent += bytes as u64;
+                this.exchange.offered(bytes);
                 this.settle();
             }
             Some(Err(error)) => {

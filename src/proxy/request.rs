@@ -8,19 +8,23 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::EXPECT;
+use bytes::Bytes;
+use http::header::{ALLOW, EXPECT, MAX_FORWARDS, TE, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Scheme as UriScheme;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
+use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::authorise::{Credentials, authorise};
 use super::authority::Addressed;
 use super::connection::Peer;
 use super::exchange::{Answer, Exchange, Payload};
+use super::websocket::Opening;
 use super::{Shared, authority, metadata};
-use crate::message::body::Guarded;
+use crate::message::body::{BodyError, Guarded};
+use crate::message::headers::Passing;
 use crate::message::refusal::Refusal;
 use crate::message::{headers, path};
 use crate::reason::Reason;
@@ -57,11 +61,12 @@ async fn forward(
 ) -> Result<Response<Payload>, Refusal> {
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
+    check_client(peer, exchange)?;
     check_method(&head.method)?;
-    check_size(shared, &head)?;
-    let addressed = authority::addressed(peer, &head.uri, &head.headers)?;
-    path::check(target(&head.uri))
-        .map_err(|fault| Refusal::new(Reason::BadPath).detail(fault.0))?;
+    check_fields(shared, &head)?;
+    check_framing(&head, exchange.has_body)?;
+    let addressed = authority::addressed(peer, &head)?;
+    check_target(peer, &head)?;
     check_expectation(&head.headers)?;
 
     // Only what is published is reachable; the rest is not told apart.
@@ -85,16 +90,28 @@ async fn forward(
     };
     authorise(&credentials, published.endpoint.scheme, way).await?;
     check_allowed(&published, &head.method)?;
+    if head.method == Method::OPTIONS && is_last_hop(&mut head.headers) {
+        return Ok(options(&published));
+    }
     check_rate(&published, way, peer)?;
+    let opening = match published.endpoint.websocket {
+        true => Opening::take(&mut head, exchange.has_body)?,
+        false => None,
+    };
 
     // What: the body within its limit, the header fields cleaned and ours set.
     check_length(&published, &body)?;
-    let need = need_of(&published, peer, &head, &body);
+    let need = need_of(&published, peer, &mut head, &body);
     let pace = (!published.endpoint.long_poll).then_some(shared.settings.body_pace);
     let body = Guarded::new(body, published.endpoint.body_limit, pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, addressed, mark)?;
+    exchange.trailers = head.headers.contains_key(TE);
+
+    if let Some(opening) = opening {
+        return opening.open(shared, peer, need, head, published).await;
+    }
 
     // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
     let sent = send(shared, need, Request::from_parts(head, body)).await;
@@ -102,7 +119,7 @@ async fn forward(
         Some(cause) => Refusal::new(cause).detail(refusal.detail),
         None => refusal,
     })?;
-    Ok(receive(response, &published, peer))
+    Ok(receive(response, &published, peer, exchange.trailers))
 }
 
 fn check_load(shared: &Shared) -> Result<(), Refusal> {
@@ -113,6 +130,16 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     Err(Refusal::new(Reason::Overloaded).retry_after(later))
 }
 
+/// Whoever sends more than one client's share waits, whatever he asks for.
+fn check_client(peer: &Peer, exchange: &Exchange) -> Result<(), Refusal> {
+    let Some(allowed) = &peer.allowed else {
+        return Ok(());
+    };
+    allowed
+        .take(exchange.began)
+        .map_err(|wait| Refusal::new(Reason::RateLimited).retry_after(wait))
+}
+
 /// A connection point's backend may be this very service, by mistake.
 fn check_loop(headers: &HeaderMap, mark: Option<&HeaderValue>) -> Result<(), Refusal> {
     match mark.is_some_and(|mark| headers::came_through(headers, mark)) {
@@ -121,6 +148,7 @@ fn check_loop(headers: &HeaderMap, mark: Option<&HeaderValue>) -> Result<(), Ref
     }
 }
 
+/// What no endpoint takes, whatever is published.
 fn check_method(method: &Method) -> Result<(), Refusal> {
     match *method {
         Method::CONNECT => Err(Refusal::new(Reason::ConnectRefused)),
@@ -128,15 +156,55 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     }
 }
 
-fn check_size(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
-    let field =
-        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    let size: usize = head.headers.iter().map(field).sum::<usize>() + target(&head.uri).len();
+/// The size of a head and the number of its fields; and RFC 9113 §8.2.1, of which the parser of HTTP/2 leaves this to us:
+/// no value begins or ends with a blank.
+fn check_fields(shared: &Shared, head: &Parts) -> Result<(), Refusal> {
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut size = target(&head.uri).len();
+    if size > shared.settings.target_size {
+        return Err(Refusal::new(Reason::TargetTooLong).detail(format!("{size} bytes")));
+    }
+    for (name, value) in &head.headers {
+        size += name.as_str().len() + value.len() + 4;
+        let bytes = value.as_bytes();
+        if blank(bytes.first()) || blank(bytes.last()) {
+            let detail = format!("a blank begins or ends the field {name}");
+            return Err(Refusal::new(Reason::BadRequest).detail(detail));
+        }
+    }
     if size > shared.settings.head_size || head.headers.len() > shared.settings.head_fields {
         let detail = format!("{} fields, {size} bytes", head.headers.len());
         return Err(Refusal::new(Reason::HeadTooLarge).detail(detail));
     }
     Ok(())
+}
+
+/// RFC 9112 §6.1: `chunked` is the one coding that is understood. What is forwarded is the content without it, so any
+/// other would be lost on the way. The parser has refused a coding that does not end in `chunked`, has let `chunked` win
+/// over Content-Length, and closes after the answer then.
+fn check_framing(head: &Parts, has_body: bool) -> Result<(), Refusal> {
+    if !has_body {
+        return Ok(());
+    }
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), _) => Err(Refusal::new(Reason::BadRequest)
+            .with_status(StatusCode::NOT_IMPLEMENTED)
+            .detail("a transfer coding other than chunked")),
+    }
+}
+
+/// The path rule, and for HTTP/1.1 that there was no fragment, which the parser cuts off.
+fn check_target(peer: &Peer, head: &Parts) -> Result<(), Refusal> {
+    let fault = match head.version != Version::HTTP_2 && peer.activity.take_fragment() {
+        true => Some("a fragment is not part of a request"),
+        false => path::check(target(&head.uri)).err().map(|fault| fault.0),
+    };
+    fault.map_or(Ok(()), |fault| {
+        Err(Refusal::new(Reason::BadPath).detail(fault))
+    })
 }
 
 /// RFC 9110 §10.1.1: the one expectation there is.
@@ -156,6 +224,38 @@ fn check_allowed(published: &Published, method: &Method) -> Result<(), Refusal> 
             Err(Refusal::new(Reason::MethodNotAllowed).allow(methods))
         }
     }
+}
+
+/// Counts `Max-Forwards` down (RFC 9110 §7.6.2); returns whether the request may go no further. A value that is no number
+/// counts as none.
+fn is_last_hop(headers: &mut HeaderMap) -> bool {
+    let left = headers
+        .get(MAX_FORWARDS)
+        .and_then(|value| value.to_str().ok());
+    match left.and_then(|left| left.parse::<u64>().ok()) {
+        None => false,
+        Some(0) => true,
+        Some(left) => {
+            headers.insert(MAX_FORWARDS, HeaderValue::from(left - 1));
+            false
+        }
+    }
+}
+
+/// What the gateway itself says to `OPTIONS`.
+fn options(published: &Published) -> Response<Payload> {
+    let methods: Vec<_> = published
+        .endpoint
+        .methods
+        .iter()
+        .map(Method::as_str)
+        .collect();
+    let mut response = Response::new(Payload::Own(Full::default()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    if let Ok(allow) = HeaderValue::try_from(methods.join(", ")) {
+        response.headers_mut().insert(ALLOW, allow);
+    }
+    response
 }
 
 /// Endpoints whose backend judges are open to strangers up to it; who has proven an identity is none.
@@ -180,15 +280,18 @@ fn check_length(published: &Published, body: &Incoming) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn need_of(published: &Published, peer: &Peer, head: &Parts, body: &Incoming) -> Need {
+fn need_of(published: &Published, peer: &Peer, head: &mut Parts, body: &Incoming) -> Need {
+    let expects = head.headers.contains_key(EXPECT);
+    // RFC 9110 §10.1.1: an expectation in a request of HTTP/1.0, or without a body, is ignored.
+    let expect_continue = expects && head.version != Version::HTTP_10 && !body.is_end_stream();
+    if expects && !expect_continue {
+        head.headers.remove(EXPECT);
+    }
     Need {
         role: published.role,
         sticky: published.endpoint.sticky.then(|| stickiness(peer)),
         long_poll: published.endpoint.long_poll,
-        // RFC 9110 §10.1.1: an expectation in a request of HTTP/1.0, or without a body, is ignored.
-        expect_continue: head.headers.contains_key(EXPECT)
-            && head.version != Version::HTTP_10
-            && !body.is_end_stream(),
+        expect_continue,
     }
 }
 
@@ -258,11 +361,16 @@ fn rewrite(
     Ok(())
 }
 
-async fn send(
+/// Sends a request into a tunnel; what may wait without end is told to come again when the instance drains.
+pub(super) async fn send<B>(
     shared: &Shared,
     need: Need,
-    request: Request<Guarded<Incoming>>,
-) -> Result<Response<tunnel::Body>, Refusal> {
+    request: Request<B>,
+) -> Result<Response<tunnel::Body>, Refusal>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BodyError>,
+{
     let mut draining = shared.draining.clone();
     let sent = tokio::select! {
         biased;
@@ -283,16 +391,21 @@ async fn send(
     })
 }
 
-fn receive(
+/// The answer of a tunnel as the client is to see it.
+pub(super) fn receive(
     response: Response<tunnel::Body>,
     published: &Published,
     peer: &Peer,
+    trailers: bool,
 ) -> Response<Payload> {
     let mut response = response.map(Payload::Tunnel);
     let fields = response.headers_mut();
-    let ours = [&headers::PHRASE, &headers::REASON].map(|name| fields.remove(name));
-    headers::strip_response(fields);
-    let [phrase, reason] = ours;
+    let [phrase, reason] = [&headers::PHRASE, &headers::REASON].map(|name| fields.remove(name));
+    let passing = Passing {
+        our_word: reason.is_some(),
+        trailers,
+    };
+    headers::strip_response(fields, passing);
     if reason.is_some() && peer.identity().is_none() {
         headers::hide_details(fields);
     }

@@ -18,14 +18,20 @@ pub struct Settings {
     pub head_size: usize,
     /// The most fields of a request head.
     pub head_fields: usize,
-    /// The time from the first byte of a request head to its last (HTTP/1.1).
+    /// The longest request target, in bytes of path and query.
+    pub target_size: usize,
+    /// How many requests a second one client may keep up, told by its certificate or else by its address; 0 is any number.
+    pub client_rate: u32,
+    /// The time from the first byte of a request head to its last.
     pub head_timeout: Duration,
     /// How long a client connection may be without a request.
     pub idle_timeout: Duration,
-    /// How slowly a client may send a body.
+    /// How slowly a client may send a body, and at what rate it must take an answer.
     pub body_pace: Pace,
     /// How long a client may take no byte of what it is sent.
     pub send_timeout: Duration,
+    /// How long a WebSocket may be without a byte in either direction.
+    pub websocket_idle: Duration,
     /// The age at which a client connection is wound up; each gets up to a tenth more, so that they do not come back
     /// all at once.
     pub max_age: Duration,
@@ -47,10 +53,13 @@ impl Default for Settings {
             requests: 50_000,           // a long poll of each client, and as many again
             head_size: 16 << 10,        // what http.sys takes
             head_fields: 90, // below the 100 at which the parser gives up with a bare answer
+            target_size: 8 << 10, // RFC 9110 §4.1 asks for 8000 at least
+            client_rate: 1_000, // an office without certificates behind one address; a scan in bursts of ten seconds' worth
             head_timeout: 30 * SECOND, // a mobile link with losses
             idle_timeout: 120 * SECOND, // IIS' own
             body_pace: Pace::default(),
             send_timeout: 5 * MINUTE, // a laptop that slept comes back on another address anyway
+            websocket_idle: 10 * MINUTE, // several of the pings that servers send
             max_age: 24 * HOUR, // so that changes of addresses and certificates reach everyone within a day
             streams: 200,       // hyper's own; clients open a handful
             stream_window: 256 << 10, // 20 Mbit/s at 100 ms
@@ -74,6 +83,13 @@ impl Settings {
                 4 << 10..=64 << 10,
             ) as usize,
             head_fields: count(reader, "head-fields", default.head_fields, 400),
+            target_size: size(
+                reader,
+                "target-size",
+                default.target_size as u64,
+                1 << 10..=32 << 10,
+            ) as usize,
+            client_rate: whole(reader, "client-rate", default.client_rate, 0..=1_000_000),
             head_timeout: time(reader, "head-timeout", default.head_timeout, HOUR),
             idle_timeout: time(reader, "idle-timeout", default.idle_timeout, HOUR),
             body_pace: Pace {
@@ -87,6 +103,7 @@ impl Settings {
                 .into(),
             },
             send_timeout: time(reader, "send-timeout", default.send_timeout, 24 * HOUR),
+            websocket_idle: time(reader, "websocket-idle", default.websocket_idle, 24 * HOUR),
             max_age: time(reader, "max-age", default.max_age, 30 * 24 * HOUR),
             streams: whole(reader, "streams", default.streams, 1..=10_000),
             stream_window: size(

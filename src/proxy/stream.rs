@@ -1,6 +1,8 @@
-//! The stream between TLS and HTTP: bytes are counted and progress is timed here.
-//!
-//! Frames of HTTP/2 pass here whole or in parts on their way to the parser: floods of them can be counted here.
+//! The stream between TLS and HTTP: bytes and frames are counted and progress is timed here, and what the server of HTTP/1.1 does
+//! not tell is seen: a client that goes behind a byte too many, a fragment, a refusal of the parser.
+
+mod bare;
+mod line;
 
 use std::future::Future;
 use std::io;
@@ -12,7 +14,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use self::line::Line;
 use super::activity::Activity;
+use super::frames::{Flood, Frames};
 use crate::reason::Reason;
 
 /// How long what a client still sends is thrown away after its last answer.
@@ -20,6 +24,10 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// How long of that it may be silent.
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
+
+/// How much a client may send behind a request that waits for its answer before no more is read: a close behind more than
+/// that is not seen.
+const AHEAD: usize = 64 << 10;
 
 /// A stream whose peer is given up when it takes nothing for too long.
 ///
@@ -29,22 +37,74 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
+    /// The client's frames, over HTTP/2.
+    frames: Option<Frames>,
     send_timeout: Duration,
-    waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
     linger: Option<Instant>,
+    /// What only a connection of HTTP/1.1 has.
+    http1: Option<Http1>,
+}
+
+/// What is watched in place of a server that does not.
+#[derive(Debug)]
+struct Http1 {
+    /// Whether the server waits for more from the client, and so for its end.
+    awaits: bool,
+    /// What was read while the server did not want to, and how much of it was handed on.
+    ahead: Vec<u8>,
+    handed: usize,
+    line: Line,
+    /// What is written in place of the server's own refusal, and how much of it was.
+    instead: Vec<u8>,
+    written: usize,
 }
 
 impl<IO> Stream<IO> {
-    pub(super) fn new(inner: IO, activity: Arc<Activity>, send_timeout: Duration) -> Self {
+    pub(super) fn new(
+        inner: IO,
+        activity: Arc<Activity>,
+        send_timeout: Duration,
+        http2: bool,
+    ) -> Self {
+        let http1 = (!http2).then(|| Http1 {
+            awaits: false,
+            ahead: Vec::new(),
+            handed: 0,
+            line: Line::Past,
+            instead: Vec::new(),
+            written: 0,
+        });
         Self {
+            http1,
             inner,
             activity,
+            frames: http2.then(Frames::new),
             send_timeout,
-            waiting: false,
             timer: None,
             linger: None,
+        }
+    }
+
+    /// Counts the client's frames; who sends more than its budget is given up.
+    fn received_frames(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let Some(frames) = &mut self.frames else {
+            return Ok(());
+        };
+        let result = frames.received(bytes);
+        let (in_head, began) = (frames.is_in_head(), frames.take_began());
+        self.activity.received_frames(bytes.len(), in_head, began);
+        result.map_err(|Flood| {
+            self.activity.set_ended(Reason::TooManyFrames);
+            io::Error::other("more frames than their budget allows")
+        })
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.activity.sent(bytes);
+        if let Some(frames) = &mut self.frames {
+            frames.sent(bytes);
         }
     }
 
@@ -54,14 +114,17 @@ impl<IO> Stream<IO> {
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        let waited = self.activity.wait_to_send(result.is_pending());
         if result.is_ready() {
-            self.waiting = false;
+            if waited {
+                self.activity.release();
+            }
             return result;
         }
         let limit = self.send_timeout;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        if !self.waiting {
-            self.waiting = true;
+        if !waited {
+            self.activity.press();
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
@@ -71,6 +134,28 @@ impl<IO> Stream<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> Stream<IO> {
+    /// Ready once there is something to read, or the end of it.
+    pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(http1) = self.http1.as_mut().filter(|http1| http1.ahead.is_empty()) else {
+            return Poll::Ready(());
+        };
+        let mut some = [0; 4096];
+        let mut room = ReadBuf::new(&mut some);
+        // An error comes again with the next read.
+        let _ = ready!(Pin::new(&mut self.inner).poll_read(cx, &mut room));
+        http1.ahead.extend_from_slice(room.filled());
+        Poll::Ready(())
+    }
+
+    /// Takes back what a server has read and not looked at: it comes first with the next read.
+    pub(super) fn put_back(&mut self, unread: &[u8]) {
+        if let Some(http1) = &mut self.http1 {
+            let behind = http1.ahead.split_off(http1.handed);
+            http1.ahead = [unread, &behind].concat();
+            http1.handed = 0;
+        }
+    }
+
     /// Reads and forgets, until the client closes, is silent or has had its time.
     fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
         let timer = self
@@ -92,16 +177,111 @@ impl<IO: AsyncRead + Unpin> Stream<IO> {
     }
 }
 
+impl<IO: AsyncRead + Unpin> Stream<IO> {
+    /// Reads on in place of a server that has bytes of a next request and waits for the answer to this one: it would
+    /// not see that its client has gone. Ready when it has.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(http1) = &mut self.http1 else {
+            return Poll::Pending;
+        };
+        if http1.awaits || !self.activity.is_waited_for() {
+            return Poll::Pending;
+        }
+        let mut some = [0; 4096];
+        while http1.ahead.len() < AHEAD {
+            let mut room = ReadBuf::new(&mut some);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut room)) {
+                Ok(()) if !room.filled().is_empty() => {
+                    http1.ahead.extend_from_slice(room.filled());
+                }
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Http1 {
+    /// Hands out what was read ahead, if anything was.
+    fn hand_out(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let left = &self.ahead[self.handed..];
+        if left.is_empty() {
+            return false;
+        }
+        let len = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..len]);
+        self.handed += len;
+        if self.handed == self.ahead.len() {
+            self.ahead = Vec::new();
+            self.handed = 0;
+        }
+        true
+    }
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
-        self.activity.received(buffer.filled().len() - before);
+        let Some(http1) = &mut this.http1 else {
+            ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+            return Poll::Ready(this.received_frames(&buffer.filled()[before..]));
+        };
+        if !http1.hand_out(buffer) {
+            let read = Pin::new(&mut this.inner).poll_read(cx, buffer);
+            http1.awaits = read.is_pending();
+            ready!(read)?;
+        }
+        let read = &buffer.filled()[before..];
+        if this.activity.received(read.len()) {
+            http1.line = Line::Before;
+        }
+        if http1.line.look(read) {
+            this.activity.note_fragment();
+        }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> Stream<IO> {
+    /// Writes our words in place of a refusal of the parser; `None` if the bytes are none.
+    fn poll_instead(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Option<Poll<io::Result<usize>>> {
+        let http1 = self.http1.as_mut()?;
+        if http1.instead.is_empty() {
+            // No request has begun, so that it is not a part of an answer.
+            let own = self.activity.is_idle().then(|| bare::reworded(bytes));
+            http1.instead = own.flatten()?;
+            http1.written = 0;
+            // More of the head may be on its way: a close would take the answer away.
+            self.activity.leave_unread(true);
+        }
+        loop {
+            let http1 = self.http1.as_mut()?;
+            if http1.written == http1.instead.len() {
+                http1.instead = Vec::new();
+                return Some(Poll::Ready(Ok(bytes.len())));
+            }
+            let rest = &http1.instead[http1.written..];
+            let result = Pin::new(&mut self.inner).poll_write(cx, rest);
+            match self.judge(cx, result) {
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.activity.sent(written);
+                    self.http1.as_mut()?.written += written;
+                }
+                Poll::Ready(Ok(_)) => {
+                    return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into())));
+                }
+                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return Some(other),
+            }
+        }
     }
 }
 
@@ -111,9 +291,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(instead) = self.poll_instead(cx, bytes) {
+            return instead;
+        }
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -122,9 +305,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let first = buffers.iter().find(|buffer| !buffer.is_empty());
+        if let Some(instead) = first.and_then(|first| self.poll_instead(cx, first)) {
+            return instead;
+        }
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         let written = ready!(self.judge(cx, result))?;
-        self.activity.sent(written);
+        self.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -133,8 +320,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let result = Pin::new(&mut self.inner).poll_flush(cx);
-        self.judge(cx, result)
+        ready!(self.judge(cx, result))?;
+        self.activity.flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -166,7 +358,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let (ours, mut theirs) = tokio::io::duplex(4);
         let activity = Arc::new(Activity::new());
-        let mut stream = Stream::new(ours, activity.clone(), limit);
+        let mut stream = Stream::new(ours, activity.clone(), limit, false);
         let send = stream.write_all(b"0123456789abcdef");
         let take = async {
             let mut some = [0; 4];
@@ -188,7 +380,7 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(256);
         let activity = Arc::new(Activity::new());
         activity.leave_unread(unread);
-        let mut stream = Stream::new(ours, activity, Duration::from_secs(300));
+        let mut stream = Stream::new(ours, activity, Duration::from_secs(300), false);
         let started = Instant::now();
         let sending = async {
             for _ in 0..bytes {

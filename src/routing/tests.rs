@@ -26,6 +26,7 @@ fn web(id: u64, host: &str, name: &str) -> RoleSettings {
             body_limit: 0,
             long_poll: false,
             sticky: false,
+            websocket: false,
         }],
         root_host: Some(host.to_owned()),
         ..role(RoleId::new(id), Kind::Web)

@@ -143,6 +143,7 @@ fn read_endpoint(
         body_limit: 32 << 20,
         long_poll: false,
         sticky: false,
+        websocket: false,
     });
     let methods = table.parsed_list("methods", "a method that is forwarded", method);
     let endpoint = Endpoint {
@@ -155,6 +156,7 @@ fn read_endpoint(
         body_limit: table.size("body-limit", default.body_limit, 0..=MOST_BODY),
         long_poll: table.boolean("long-poll", default.long_poll),
         sticky: table.boolean("sticky", default.sticky),
+        websocket: table.boolean("websocket", default.websocket),
         name: default.name,
     };
     (endpoint, table.boolean("off", false))

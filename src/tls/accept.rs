@@ -11,7 +11,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::server::{Choice, ServerTls};
 use super::settings::ClientCertificates;
-use super::verifier::Found;
+use super::verifier::{Found, fault_of};
 use crate::pki::CertificateDer;
 use crate::reason::Reason;
 
@@ -175,7 +175,10 @@ impl AcceptError {
                 Reason::CertificateMissing,
                 "the client presented no certificate".to_owned(),
             ),
-            Some(other) => (Reason::HandshakeFailed, other.to_string()),
+            Some(other) => match fault_of(other) {
+                Some(fault) => (fault.reason, fault.to_string()),
+                None => (Reason::HandshakeFailed, other.to_string()),
+            },
             None => (
                 Reason::ClientGone,
                 format!("the client went away during the handshake: {error}"),

@@ -8,10 +8,12 @@ use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
 
 use super::server::VerifyFn;
-use crate::pki::{CertificateDer, CertificateFault, UnixTime};
+use crate::pki::{CertificateDer, CertificateFault, UnixTime, weakness};
 use crate::reason::Reason;
 
 /// Where the judge of one handshake leaves what it found, since rustls carries the alert but not the words.
@@ -110,7 +112,8 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls12_signature(message, cert, dss, &self.algorithms);
+        verified.map_err(|error| explained(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -119,11 +122,31 @@ impl ClientCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
+        let verified = verify_tls13_signature(message, cert, dss, &self.algorithms);
+        verified.map_err(|error| explained(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// A signature that could not be verified since the key is too weak says so, and not that it is false.
+fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
+    match weakness(certificate) {
+        Some(fault) => {
+            let fault = OtherError(Arc::new(fault));
+            Error::InvalidCertificate(CertificateError::Other(fault))
+        }
+        None => error,
+    }
+}
+
+/// The fault that [`explained`] put into an error.
+pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
+        _ => None,
     }
 }
 

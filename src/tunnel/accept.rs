@@ -26,9 +26,6 @@ use crate::reason::Reason;
 use crate::role::RoleId;
 use crate::tasks::Aside;
 
-/// How long the first bytes of HTTP/2 may take to be written.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// How long a refusal may take to be answered: a name that is taken out is gone within 2 s.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -62,11 +59,10 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, pulse) = Watched::new(io, traffic_of(registry, &peer.name));
-    let handshake = Client::begin(&registry.settings().wire, io);
-    let (sender, mut connection) = match timeout(PATIENCE, handshake).await {
-        Ok(Ok(both)) => both,
-        Ok(Err(error)) => return TunnelEnd::new(Some(Reason::TunnelLost), error.to_string()),
-        Err(_) => return TunnelEnd::new(Some(Reason::TunnelSilent), "the peer takes no bytes"),
+    // Nothing is written before the connection is polled: a peer that takes no bytes is found by its silence.
+    let (sender, mut connection) = match Client::begin(&registry.settings().wire, io).await {
+        Ok(both) => both,
+        Err(error) => return TunnelEnd::new(Some(Reason::TunnelLost), error.to_string()),
     };
     let admitted = if draining.is_draining() {
         Err(Reason::Draining)
@@ -331,8 +327,18 @@ impl Life<'_> {
         self.link.learn_limit();
         let stream = match answer {
             Ok(answer) if note::is_lines(answer.status(), answer.headers()) => answer.into_body(),
+            // The connection's end says more than the stream's.
             Err(Some(error)) if error.is_io() || error.is_go_away() => return pending().await,
-            Ok(_) | Err(_) => {
+            // Whoever does not know the path says so; a reset says nothing of what the peer serves.
+            Err(Some(error)) => {
+                let detail = format!("the roles stream was reset: {error}");
+                return End::ours(Reason::TunnelProtocol, detail);
+            }
+            Err(None) => {
+                let detail = "the service's name is no authority";
+                return End::ours(Reason::InternalError, detail);
+            }
+            Ok(_) => {
                 tracing::info!(connection_point = %self.link.name, "the peer does not speak of roles: it serves what is assigned to it");
                 self.registry.publish(self.link, Published::Assigned);
                 return pending().await;

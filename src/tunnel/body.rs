@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::BodyError;
-use super::budget::{Budget, Counted};
+use super::budget::{Budget, Counted, Holder};
 use super::link::Lease;
 use crate::reason::Reason;
 
@@ -40,13 +40,14 @@ impl Slot {
         }))
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The bytes that wait here, and since when none was read.
-    pub(super) fn waiting(&self) -> (usize, Instant) {
-        let mut held = self.held();
+impl Holder for Slot {
+    fn held(&self) -> (usize, Instant) {
+        let mut held = self.lock();
         let bytes = match &mut held.stream {
             Some(stream) => stream.flow_control().used_capacity(),
             None => 0,
@@ -54,10 +55,9 @@ impl Slot {
         (bytes, held.progress)
     }
 
-    /// Takes the body away from its reader.
-    pub(super) fn take_away(&self) {
+    fn take_away(&self) {
         let stream = {
-            let mut held = self.held();
+            let mut held = self.lock();
             held.taken = true;
             held.stream.take()
         };
@@ -111,7 +111,7 @@ impl Body {
     }
 
     /// A body without a byte.
-    pub(super) fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             slot: None,
             counted: None,
@@ -139,6 +139,15 @@ impl Body {
     /// The connection point whose tunnel brought this body; `None` on the connection point itself.
     pub fn connection_point(&self) -> Option<&Arc<str>> {
         self.carrier.as_ref()
+    }
+
+    /// Goes on with the request's body, for who has no room for more of the answer at the moment. Reading does so by
+    /// itself.
+    ///
+    /// # Errors
+    /// The request body's.
+    pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BodyError> {
+        self.poll_rest(cx)
     }
 
     fn finish(&mut self) {
@@ -181,7 +190,7 @@ impl Body {
         let Some(slot) = &self.slot else {
             return Poll::Ready(None);
         };
-        let mut held = slot.held();
+        let mut held = slot.lock();
         if held.taken {
             return Poll::Ready(Some(Err(stalled())));
         }
@@ -207,7 +216,7 @@ impl Body {
         let Some(slot) = &self.slot else {
             return Poll::Ready(Ok(None));
         };
-        let mut held = slot.held();
+        let mut held = slot.lock();
         let Some(stream) = &mut held.stream else {
             return Poll::Ready(Ok(None));
         };

@@ -1,8 +1,9 @@
-//! The budget of bytes that one process has received through tunnels and not yet passed on.
+//! The budget of bytes that one process has received and not yet passed on.
 //!
-//! HTTP/2 holds them, up to one stream window per stream; they are counted by looking. Above half of the budget
-//! windows shrink, and grow again below a quarter; above the whole, the streams that were longest without
-//! progress lose their bodies.
+//! HTTP/2 holds those that came through tunnels, up to one stream window per stream; a gateway's client connections hold
+//! what they have for their clients; and both read and write in pieces. They are counted by looking. Above half of the
+//! budget windows shrink, and grow again below a quarter; above the whole, the streams that were longest without
+//! progress lose their bodies, and the connections their lives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -13,8 +14,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::BudgetSettings;
-use super::body::Slot;
 use crate::metrics::Metrics;
+use crate::pieces;
 
 /// How often the bytes are counted while they could be many.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +31,15 @@ pub(super) enum Pressure {
     Tight,
 }
 
+/// What holds bytes that count.
+pub trait Holder: Send + Sync + std::fmt::Debug {
+    /// The bytes that it holds, and since when none of them went on.
+    fn held(&self) -> (usize, Instant);
+
+    /// Takes them away, since memory is short.
+    fn take_away(&self);
+}
+
 /// The budget of one process: whoever composes a role makes one and gives it to every registry and supervisor.
 /// Clones count together.
 #[derive(Clone, Debug)]
@@ -39,7 +49,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     limit: AtomicU64,
     stalled_after: Duration,
-    slots: DashMap<u64, Weak<Slot>>,
+    holders: DashMap<u64, Weak<dyn Holder>>,
     /// What all bodies that are counted could hold at most.
     most: AtomicU64,
     next: AtomicU64,
@@ -49,9 +59,9 @@ struct Inner {
     metrics: Metrics,
 }
 
-/// A body's place in the count, given back when dropped.
+/// A holder's place in the count, given back when dropped.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub struct Counted {
     id: u64,
     window: u64,
     budget: Arc<Inner>,
@@ -59,7 +69,7 @@ pub(super) struct Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.budget.slots.remove(&self.id);
+        self.budget.holders.remove(&self.id);
         self.budget.most.fetch_sub(self.window, Ordering::Relaxed);
     }
 }
@@ -70,7 +80,7 @@ impl Budget {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
             stalled_after: settings.stalled_after,
-            slots: DashMap::new(),
+            holders: DashMap::new(),
             most: AtomicU64::new(0),
             next: AtomicU64::new(0),
             looked: AtomicU64::new(0),
@@ -89,11 +99,12 @@ impl Budget {
         self.0.metrics.buffer_budget_bytes.set(shown);
     }
 
-    /// Counts a body of a stream whose window is `window` until the result is dropped.
-    pub(super) fn count(&self, slot: &Arc<Slot>, window: u32) -> Counted {
-        let window = u64::from(window);
+    /// Counts what holds at most about `most` bytes until the result is dropped.
+    pub fn count<H: Holder + 'static>(&self, holder: &Arc<H>, most: u32) -> Counted {
+        let window = u64::from(most);
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.0.slots.insert(id, Arc::downgrade(slot));
+        let holder: Weak<H> = Arc::downgrade(holder);
+        self.0.holders.insert(id, holder);
         self.0.most.fetch_add(window, Ordering::Relaxed);
         Counted {
             id,
@@ -113,7 +124,7 @@ impl Budget {
     /// Safe.
     pub(super) async fn watch(&self) {
         loop {
-            let most = self.0.most.load(Ordering::Relaxed);
+            let most = self.0.most.load(Ordering::Relaxed) + pieces::lent();
             let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
             let few = most <= self.limit() / 4 && relaxed;
             // What was counted last must not stand when nothing is left to count.
@@ -142,19 +153,19 @@ impl Budget {
 
     /// Counts, sets the pressure, and takes from the stalled what is too much.
     fn look(&self) {
-        let slots: Vec<Arc<Slot>> = self
+        let holders: Vec<Arc<dyn Holder>> = self
             .0
-            .slots
+            .holders
             .iter()
             .filter_map(|entry| entry.value().upgrade())
             .collect();
-        let mut waiting: Vec<(Instant, usize, Arc<Slot>)> = Vec::new();
-        let mut total = 0;
-        for slot in slots {
-            let (bytes, since) = slot.waiting();
+        let mut waiting: Vec<(Instant, usize, Arc<dyn Holder>)> = Vec::new();
+        let mut total = pieces::lent();
+        for holder in holders {
+            let (bytes, since) = holder.held();
             if bytes > 0 {
                 total += bytes as u64;
-                waiting.push((since, bytes, slot));
+                waiting.push((since, bytes, holder));
             }
         }
         if total > self.limit() {
@@ -165,14 +176,18 @@ impl Budget {
         self.0.metrics.buffered_bytes.set(bytes);
     }
 
-    fn take_away(&self, mut waiting: Vec<(Instant, usize, Arc<Slot>)>, mut total: u64) -> u64 {
+    fn take_away(
+        &self,
+        mut waiting: Vec<(Instant, usize, Arc<dyn Holder>)>,
+        mut total: u64,
+    ) -> u64 {
         waiting.sort_by_key(|(since, ..)| *since);
         let enough = self.limit() / 10 * 9;
-        for (since, bytes, slot) in waiting {
+        for (since, bytes, holder) in waiting {
             if total <= enough || since.elapsed() < self.0.stalled_after {
                 break;
             }
-            slot.take_away();
+            holder.take_away();
             total = total.saturating_sub(bytes as u64);
         }
         total

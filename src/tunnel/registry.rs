@@ -237,7 +237,8 @@ impl Registry {
         &self.0.metrics
     }
 
-    pub(super) fn budget(&self) -> &Budget {
+    /// The budget of this process.
+    pub fn budget(&self) -> &Budget {
         &self.0.budget
     }
 

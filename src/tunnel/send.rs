@@ -150,6 +150,12 @@ where
 {
     let head = Request::from_parts(parts.clone(), ());
     let mut sender = lease.link.sender.clone();
+    if parts.method == Method::CONNECT && !sender.is_extended_connect_protocol_enabled() {
+        // RFC 8441 §3: it must not even be asked.
+        let failure = Failure::new(Reason::TunnelProtocol, "the peer takes no WebSocket");
+        let kind = Kind::Final;
+        return Err((Lost { kind, failure }, upload));
+    }
     let response = match sender.send_request(head, upload.is_empty()) {
         Ok((response, stream)) => {
             if !upload.is_empty() {

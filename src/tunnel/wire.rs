@@ -83,7 +83,8 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The refusal for a reason; some reasons only an administrator can mend.
+    /// The refusal for a reason; some reasons only an administrator can mend. The wait is rounded up to seconds, at least
+    /// one: at 0 everyone would be back at once.
     pub fn new(reason: Reason, retry_after: Option<Duration>) -> Self {
         let permanent = matches!(
             reason,
@@ -92,14 +93,14 @@ impl Refused {
         Self {
             reason: reason.as_str().to_owned(),
             permanent,
-            retry_after_s: retry_after.map(|wait| wait.as_secs()),
+            retry_after_s: retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0) as u64),
         }
     }
 }
 
 /// One line of the roles stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct RolesLine {
+pub struct RolesLine {
     /// Everything the connection point serves now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<PublishedRole>,
@@ -122,7 +123,7 @@ impl RolesLine {
     ///
     /// # Errors
     /// What is wrong with the line as a whole.
-    pub(super) fn parse(line: &[u8]) -> Result<(Self, usize), String> {
+    pub fn parse(line: &[u8]) -> Result<(Self, usize), String> {
         let read: ReadLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         if read.roles.len() > ROLES_LIMIT {
             let count = read.roles.len();
@@ -147,6 +148,10 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 
 /// The largest DATA frame that is taken: with its head of nine bytes it fills four TLS records.
 const FRAME: u32 = (64 << 10) - 9;
+
+/// The table of header fields that a gateway may keep with a connection point: some sixty client certificates, which come
+/// again with each request of a client. A longer one would be searched for longer than it saves.
+const FIELD_TABLE: u32 = 64 << 10;
 
 /// How many bytes one stream may have queued for the peer.
 const SEND_BUFFER: usize = 256 << 10;
@@ -176,8 +181,11 @@ pub(super) fn server(wire: &Wire) -> h2::server::Builder {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_header_list_size(wire.header_list)
+        .header_table_size(FIELD_TABLE)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(wire.streams)
+        // RFC 8441: WebSockets.
+        .enable_connect_protocol()
         .max_concurrent_reset_streams(wire.streams as usize)
         // Many clients may leave at once (a load balancer that restarts): that is no attack of the gateway.
         .max_pending_accept_reset_streams(wire.streams as usize)
@@ -214,6 +222,19 @@ mod tests {
         assert_eq!(
             serde_json::from_str::<Hello>(hello).unwrap().instance.index,
             3
+        );
+    }
+
+    #[test]
+    fn a_refused_connection_point_is_never_told_to_come_again_at_once() {
+        for (wait, told) in [(0, 1), (1, 1), (999, 1), (1_000, 1), (1_001, 2), (5_000, 5)] {
+            let wait = Duration::from_millis(wait);
+            let refused = Refused::new(Reason::Draining, Some(wait));
+            assert_eq!(refused.retry_after_s, Some(told), "{wait:?}");
+        }
+        assert_eq!(
+            Refused::new(Reason::TooManyTunnels, None).retry_after_s,
+            None
         );
     }
 

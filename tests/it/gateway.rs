@@ -5,9 +5,15 @@ mod compression;
 mod connections;
 mod drain;
 mod early;
+mod flood_memory;
+mod floods;
+mod frames;
 mod headers;
+mod http2;
+#[cfg(target_os = "linux")]
+mod httpwg;
 mod limits;
-mod raw;
+pub mod raw;
 mod refusals;
 mod revoked;
-mod rig;
+pub mod rig;

@@ -233,13 +233,23 @@ impl Plan {
         fs::write(dir.join("service/service.toml"), text).unwrap();
     }
 
+    /// The tests' lines; a test's clients send as fast as they can unless it says otherwise.
+    fn gateway_lines(&self) -> String {
+        let (lines, any) = (&self.gateway_extra, "[proxy]\nclient-rate = 0\n");
+        match lines {
+            _ if lines.contains("client-rate") => lines.clone(),
+            _ if lines.contains("[proxy]\n") => lines.replacen("[proxy]\n", any, 1),
+            _ => format!("{lines}{any}"),
+        }
+    }
+
     fn write_gateway(&self, dir: &Path, index: usize) -> Node {
         let [address, health, admin] = [(); 3].map(|()| free_address());
         let name = format!("gateway-{index}");
         let text = format!(
             "[gateway]\nstore = \"file:service\"\nindex = {index}\nlisten = [\"{address}\"]\n\
              health = \"{health}\"\nadmin = \"{admin}\"\n{}",
-            self.gateway_extra
+            self.gateway_lines()
         );
         Node::new(dir, name, "gateway", [address, health, admin], &text)
     }
@@ -584,9 +594,16 @@ impl Pki {
 
     /// Issues the server's certificate anew.
     pub fn issue_server(&self) {
-        let leaf = Leaf::server(&["*.opencmg.test"], Validity::days(now(), 90));
+        self.issue_server_as(&Leaf::server(
+            &["*.opencmg.test"],
+            Validity::days(now(), 90),
+        ));
+    }
+
+    /// Issues the server's certificate anew, as it is given.
+    pub fn issue_server_as(&self, leaf: &Leaf) {
         let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
-        let pair = self.intermediate.issue(&leaf, &key).unwrap();
+        let pair = self.intermediate.issue(leaf, &key).unwrap();
         let pfx = opencmg::pki::issue::to_pfx(&pair, "server", "secret").unwrap();
         self.write("server.password", "secret");
         self.write("server.pfx", pfx);

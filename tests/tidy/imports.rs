@@ -10,7 +10,7 @@ const RANKS: &[&[&str]] = &[
     &["settings"],
     &["role", "metrics", "logging", "process"],
     &["pki", "message", "fetch"],
-    &["tls", "identity", "instances", "revocation"],
+    &["alerts", "tls", "identity", "instances", "revocation"],
     &["routing", "tunnel", "backend"],
     &["listener", "proxy", "forward", "load"],
     &["admin"],
@@ -25,10 +25,11 @@ const OPTIONAL: &[&str] = &["load"];
 /// What each module imports of this crate: no more, no less.
 const IMPORTS: &[(&str, &str)] = &[
     ("admin", "drain metrics tasks"),
+    ("alerts", "metrics pki"),
     ("backend", "message metrics pki reason role settings tasks"),
     (
         "cli",
-        "config connection_point drain gateway listener load logging metrics pki process service settings tasks tls tunnel units",
+        "alerts config connection_point drain gateway listener load logging message metrics pki process service settings tasks tls tunnel units",
     ),
     (
         "config",
@@ -36,7 +37,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "connection_point",
-        "admin backend drain forward metrics pieces pki process reason role settings tasks tls tunnel",
+        "admin alerts backend drain forward metrics pieces pki process reason role settings tasks tls tunnel",
     ),
     ("fetch", "units"),
     (
@@ -45,7 +46,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "gateway",
-        "admin drain identity instances listener logging metrics pki proxy reason revocation role routing settings tasks tls tunnel",
+        "admin alerts drain identity instances listener logging metrics pki proxy reason revocation role routing settings tasks tls tunnel",
     ),
     ("identity", "metrics pki reason settings"),
     ("instances", "settings"),
@@ -60,7 +61,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings units"),
     (
         "proxy",
-        "drain identity logging message metrics pki reason role routing settings tunnel",
+        "drain identity logging message metrics pki reason role routing settings tunnel units",
     ),
     ("revocation", "fetch metrics pki settings tasks units"),
     ("routing", "message metrics role units"),

@@ -1,6 +1,6 @@
 //! The outer end: clients in, requests into tunnels.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -19,10 +19,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use opencmg::pieces::{ReadAhead, gather};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::body::{Received, Sending};
+use crate::late::late;
 use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, pki, prepare};
 
 /// The tunnels that are up, taken in turn.
@@ -66,13 +68,14 @@ async fn take_tunnel(
     tcp: TcpStream,
 ) -> Result<(), Fault> {
     prepare(&tcp)?;
-    let (sender, connection) = h2::client::Builder::new()
+    let (stream, push) = gather(acceptor.accept(ReadAhead::new(tcp)).await?);
+    let (sender, mut connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .enable_push(false)
-        .handshake(acceptor.accept(tcp).await?)
+        .handshake(stream)
         .await?;
     tunnels.up.rcu(|up| {
         let mut up = Vec::clone(up);
@@ -80,12 +83,12 @@ async fn take_tunnel(
         up
     });
     drop(sender);
-    Ok(connection.await?)
+    Ok(late(push, |cx| Pin::new(&mut connection).poll(cx)).await?)
 }
 
 async fn serve(tunnels: &Tunnels, acceptor: &TlsAcceptor, tcp: TcpStream) -> Result<(), Fault> {
     prepare(&tcp)?;
-    let stream = TokioIo::new(acceptor.accept(tcp).await?);
+    let stream = TokioIo::new(acceptor.accept(ReadAhead::new(tcp)).await?);
     http1::Builder::new()
         .max_buf_size(BUFFER)
         .serve_connection(stream, service_fn(|request| forward(tunnels, request)))

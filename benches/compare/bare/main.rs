@@ -1,12 +1,13 @@
 //! The bare chain: the crates of OpenCMG in the shape of OpenCMG, without a feature.
 //!
 //! `edge` terminates TLS with client certificates and sends every request through a tunnel that `point` has dialled; `point` forwards to
-//! the backend. The runtime, the windows, the buffers and the tasks are those of `opencmg::tunnel`, `opencmg::proxy` and
+//! the backend. The runtime, the windows, the buffers, the pieces and the tasks are those of `opencmg::tunnel`, `opencmg::proxy` and
 //! `opencmg::forward`, with the same allocator, and must stay so: then the ratio of both is what routing, header rules, identity, limits, time-outs,
 //! metrics and refusals cost. Errors end a connection or reset a stream, and nobody is told.
 
 mod body;
 mod edge;
+mod late;
 mod pki;
 mod point;
 
@@ -21,9 +22,10 @@ const BUFFER: usize = 128 << 10;
 /// One stream's window, the connection's, the largest frame and what a stream may queue, on both ends of a tunnel.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-const FRAME: u32 = 64 << 10;
+const FRAME: u32 = (64 << 10) - 9;
 const SEND_BUFFER: usize = 256 << 10;
 const STREAMS: u32 = 16_384;
+const FIELD_TABLE: u32 = 64 << 10;
 
 const USAGE: &str = "usage: bare edge PKI LISTEN TUNNEL | bare point PKI TUNNEL BACKEND TUNNELS";
 

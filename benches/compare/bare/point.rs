@@ -1,9 +1,11 @@
 //! The inner end: tunnels out, requests to the backend.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +16,16 @@ use http::{HeaderValue, Request, Uri, Version};
 use http_body::Body as _;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
+use opencmg::pieces::{ReadAhead, gather};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::body::{Received, Sending};
-use crate::{CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki, prepare};
+use crate::late::late;
+use crate::{
+    CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki, prepare,
+};
 
 const REDIAL: Duration = Duration::from_millis(50);
 
@@ -63,23 +69,34 @@ async fn serve(
     let tcp = TcpStream::connect(gateway).await?;
     prepare(&tcp)?;
     let stream = connector
-        .connect(ServerName::try_from(pki::HOST)?, tcp)
+        .connect(ServerName::try_from(pki::HOST)?, ReadAhead::new(tcp))
         .await?;
-    let mut connection = h2::server::Builder::new()
+    let (stream, push) = gather(stream);
+    let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .max_concurrent_streams(STREAMS)
-        .handshake::<_, Bytes>(stream)
-        .await?;
-    while let Some(accepted) = connection.accept().await {
-        let (request, respond) = accepted?;
-        let backend = Arc::clone(backend);
-        // A request that fails drops its stream, which resets it.
-        crate::spawn(async move { drop(forward(&backend, request, respond).await) });
-    }
-    Ok(())
+        .header_table_size(FIELD_TABLE)
+        .handshake::<_, Bytes>(stream);
+    let mut handshake = pin!(handshake);
+    let mut connection = poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        push.push(cx);
+        polled
+    })
+    .await?;
+    late(push, |cx| {
+        while let Some(accepted) = ready!(connection.poll_accept(cx)) {
+            let (request, respond) = accepted?;
+            let backend = Arc::clone(backend);
+            // A request that fails drops its stream, which resets it.
+            crate::spawn(async move { drop(forward(&backend, request, respond).await) });
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
 }
 
 /// The path of a request.

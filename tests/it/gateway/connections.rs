@@ -125,20 +125,62 @@ async fn an_address_has_few_unproven_connections_and_proven_ones_do_not_count() 
         );
         unproven.push(connection);
     }
-    let mut more = TcpStream::connect(rig.addresses.client[0]).await.unwrap();
-    assert!(is_closed(&mut more).await);
+    assert!(rig.anonymous().send(get(&path)).await.is_err());
     rig.counts(
         "opencmg_connections_refused_total",
         "too-many-connections",
         1.0,
     )
     .await;
+    let more = rig.client().send(get(&path)).await.unwrap();
+    assert_eq!(more.status, 200, "strangers keep nobody out who is known");
     unproven.pop();
     eventually("the place is free again", async || {
-        rig.anonymous().connect().await.is_ok()
+        rig.anonymous().send(get(&path)).await.is_ok()
     })
     .await;
     rig.finish().await;
+}
+
+/// Connections that do not move, and 50 clients that come after them.
+async fn storm_behind(silent: usize, accepted: f64, change: impl FnOnce(&mut Settings)) {
+    let rig = rig(change).await;
+    rig.counts("opencmg_tunnels", "", 2.0).await;
+    let name = "opencmg_connections_accepted_total";
+    let before = rig.metric(name, "");
+    let mut still = Vec::new();
+    for _ in 0..silent {
+        still.push(TcpStream::connect(rig.addresses.client[0]).await.unwrap());
+    }
+    rig.counts(name, "", before + silent as f64).await;
+    let clients: Vec<_> = (0..50).map(|_| rig.client()).collect();
+    let storm = clients.into_iter().map(async |client| {
+        let answer = client.send(get(&mutual("SMS_MP/x"))).await.unwrap();
+        assert_eq!(answer.status, 200);
+    });
+    let storm = futures_util::future::join_all(storm);
+    let storm = crate::client::spawn(async move {
+        storm.await;
+    });
+    rig.counts(name, "", before + accepted).await;
+    assert!(!storm.is_finished());
+    drop(still);
+    within(LONG, "everyone has a turn", storm).await.unwrap();
+    assert_eq!(rig.metric("opencmg_connections_refused_total", ""), 0.0);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn more_handshakes_than_allowed_wait_in_the_kernel() {
+    storm_behind(8, 8.0, |settings| settings.listener.handshakes = 8).await;
+}
+
+#[tokio::test]
+async fn more_handshakes_of_one_address_than_allowed_wait_for_each_other() {
+    storm_behind(2, 52.0, |settings| {
+        settings.listener.connections_per_address = 2;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -171,6 +213,8 @@ async fn an_idle_connection_is_closed_whatever_its_version() {
     rig.counts("opencmg_connections_open", "", 0.0).await;
     assert!(one.send(request()).await.is_err());
     assert!(two.send(request()).await.is_err());
+    rig.counts("opencmg_connections_refused_total", "\"idle\"", 2.0)
+        .await;
     rig.finish().await;
 }
 

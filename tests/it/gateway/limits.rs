@@ -9,14 +9,15 @@ use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use opencmg::message::body::{BodyError, Pace};
+use opencmg::pki::issue::{Leaf, Validity};
 use opencmg::reason::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::raw;
-use super::rig::{HOST, Plan, answering, body, mutual, seen};
+use super::rig::{HOST, Plan, answering, body, mutual, seen, server};
 use crate::client::{full, get};
-use crate::world::within;
+use crate::world::{eventually, now, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -47,6 +48,55 @@ async fn a_head_above_the_limit_is_refused_with_a_reason() {
     assert_eq!(client.send(many).await.unwrap().status, 431);
     rig.counts("opencmg_request_failures_total", "head-too-large", 2.0)
         .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_target_above_the_limit_is_refused_with_a_reason() {
+    let rig = Plan::new().start().await;
+    let client = rig.client();
+    let long = |length: usize| get(&mutual(&format!("SMS_MP/x?{}", "q".repeat(length))));
+    assert_eq!(client.send(long(8_000)).await.unwrap().status, 200);
+    let answer = client.send(long(8_192)).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.phrase.as_str()),
+        (414, "CMGService_RequestUriTooLong")
+    );
+    rig.counts("opencmg_request_failures_total", "target-too-long", 1.0)
+        .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_more_than_its_rate_waits_and_others_at_its_address_do_not() {
+    let mut plan = Plan::new();
+    plan.settings.proxy.client_rate = 2;
+    let rig = plan.start().await;
+    let leaf = Leaf::client("pc-2", Validity::days(now(), 1));
+    rig.pki.issue(&rig.pki.intermediate, "pc-2", &leaf);
+    let (busy, other) = (rig.client(), rig.client_of("pc-2"));
+    let request = || get(&mutual("SMS_MP/x"));
+    // Ten seconds' worth at once, over whatever connections.
+    for _ in 0..10 {
+        let mut connection = busy.connect().await.unwrap();
+        for _ in 0..2 {
+            let answer = connection.send(busy.addressed(request())).await.unwrap();
+            assert_eq!(answer.status, 200);
+        }
+    }
+    let answer = busy.send(request()).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.phrase.as_str()),
+        (429, "CMGService_TooManyRequests")
+    );
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(other.send(request()).await.unwrap().status, 200);
+    let anonymous = rig.anonymous().get(&server("Content/x")).await;
+    assert_eq!(anonymous.status, 200);
+    eventually("the client may send again", async || {
+        busy.send(request()).await.unwrap().status == 200
+    })
+    .await;
     rig.finish().await;
 }
 
@@ -294,4 +344,47 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     rig.counts("opencmg_request_failures_total", "stalled-client", 1.0)
         .await;
     rig.finish().await;
+}
+
+/// Asks for a large answer and takes 64 KiB of it every 50 ms, 2 MiB in all; returns how many bytes came.
+async fn take_slowly(rig: &super::rig::Rig) -> usize {
+    let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
+    let tcp = socket2::SockRef::from(tls.get_ref().0);
+    tcp.set_recv_buffer_size(32 << 10).unwrap();
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        mutual("SMS_MP/x")
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut pause = tokio::time::interval(Duration::from_millis(50));
+    let (mut piece, mut taken) = (vec![0; 64 << 10], 0);
+    while taken < 2 << 20 {
+        pause.tick().await;
+        match tls.read_exact(&mut piece).await {
+            Ok(_) => taken += piece.len(),
+            Err(_) => break,
+        }
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_too_slowly_is_given_up_and_one_that_is_fast_enough_is_not()
+{
+    for (least_rate, given_up) in [(1_000 << 20, true), (240, false)] {
+        let mut plan = Plan::new();
+        plan.handler = answering(|incoming| async move {
+            let large = Response::new(body(vec![7; 16 << 20]));
+            let _ = incoming.respond.send(large).await;
+        });
+        plan.settings.proxy.send_timeout = Duration::from_millis(300);
+        plan.settings.proxy.body_pace.least_rate = least_rate;
+        let rig = plan.start().await;
+        let taken = within(LONG, "the answer ends", take_slowly(&rig)).await;
+        assert_eq!(taken < 2 << 20, given_up, "{taken} bytes");
+        let (name, reason) = ("opencmg_request_failures_total", "client-too-slow");
+        rig.counts(name, reason, f64::from(u8::from(given_up)))
+            .await;
+        rig.finish().await;
+    }
 }

@@ -104,6 +104,7 @@ impl Plan {
         let proxy = proxy::Settings {
             // Clients of tests keep their connections open to no purpose.
             drain_idle: Duration::from_millis(50),
+            client_rate: 0,
             ..proxy::Settings::default()
         };
         let settings = Settings {
@@ -360,6 +361,7 @@ fn roles() -> Vec<RoleSettings> {
         body_limit: 1000,
         long_poll: false,
         sticky: false,
+        websocket: false,
     };
     vec![
         RoleSettings {

@@ -8,7 +8,7 @@ use http::Response;
 use opencmg::drain::Drain;
 use opencmg::reason::Reason;
 use opencmg::tasks::Tasks;
-use opencmg::tunnel::{Incoming, Need, Policy, RegistrySettings};
+use opencmg::tunnel::{Incoming, Need, Policy, RegistrySettings, SupervisorSettings};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
@@ -152,7 +152,7 @@ async fn silence_is_found_out_at_both_ends_within_ten_seconds_and_mended() {
     let gateway = gateway(&["cp"]);
     let swallow = watch::Sender::new(false);
     let (to, watch) = (gateway.clone(), swallow.subscribe());
-    let settings = opencmg::tunnel::SupervisorSettings {
+    let settings = SupervisorSettings {
         tunnels: 1,
         ..supervisor_settings(&["a"])
     };
@@ -379,4 +379,51 @@ async fn a_peer_that_says_goaway_is_out_of_pick_at_once_and_finishes_what_it_has
     assert_eq!(asked.await.unwrap().unwrap().head.status, 200);
     let end = timeout(Duration::from_secs(5), end).await.unwrap().unwrap();
     assert_eq!(end.reason, None, "{end:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_reconnects_leave_no_task_behind() {
+    let gateway = gateway(&["cp"]);
+    let settings = SupervisorSettings {
+        tunnels: 1,
+        dials_per_second: 1_000,
+        reconnect_max: Duration::from_millis(20),
+        reconnect_min: Duration::from_millis(10),
+        ..supervisor_settings(&["a"])
+    };
+    let cut = watch::Sender::new(0_u64);
+    let (to, cuts) = (gateway.clone(), cut.subscribe());
+    let point = connection_point_with("cp", settings, echo, move |_| {
+        let (theirs, _end) = to.pipe("cp");
+        let mut cuts = cuts.clone();
+        cuts.mark_unchanged();
+        // A pipe that ends at a cut.
+        let (near, far) = tokio::io::duplex(1 << 16);
+        to.tasks.spawn(async move {
+            let (mut near, mut theirs) = (near, theirs);
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut theirs) => (),
+                _ = cuts.changed() => (),
+            }
+        });
+        std::future::ready(Ok(far))
+    });
+    let alive = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    gateway.ready().await;
+    gateway.get("/x").await.unwrap();
+    let before = alive();
+    for number in 1..=10_000 {
+        let accepted = gateway.accepted.load(Ordering::Relaxed);
+        cut.send_replace(number);
+        until(|| gateway.accepted.load(Ordering::Relaxed) > accepted).await;
+        gateway.ready().await;
+    }
+    gateway.get("/x").await.unwrap();
+    until(|| alive() == before).await;
+    let dials = point.dials.lock().unwrap().len();
+    assert!(dials > 10_000, "{dials} dials");
 }

@@ -102,6 +102,27 @@ async fn a_peer_that_does_not_speak_of_roles_serves_what_is_assigned_to_its_name
 }
 
 #[tokio::test]
+async fn a_peer_that_resets_the_question_for_roles_serves_nothing_and_is_told_to_come_again() {
+    let gateway = gateway(&["cp"]);
+    let tasks = Tasks::new();
+    let (io, end) = gateway.pipe("cp");
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    tasks.spawn(async move {
+        while let Some(Ok((request, mut way))) = connection.accept().await {
+            if request.uri().path().ends_with("/roles") {
+                way.send_reset(h2::Reason::REFUSED_STREAM);
+            } else {
+                let _ = way.send_response(Response::new(()), true);
+            }
+        }
+    });
+    let end = timeout(Duration::from_secs(5), end).await.unwrap().unwrap();
+    assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{end:?}");
+    assert!(!gateway.registry.is_ready());
+    assert_eq!(gateway.get("/").await.unwrap_err().reason, Reason::NoTunnel);
+}
+
+#[tokio::test]
 async fn nothing_is_served_before_roles_are_published_and_no_tunnel_is_said_at_once() {
     let gateway = gateway(&["cp"]);
     let tasks = Tasks::new();

@@ -1,0 +1,300 @@
+//! The frames of an HTTP/2 client, counted between TLS and the parser.
+//!
+//! The parser has budgets of its own for what makes it hold or reset something (CONTINUATION, empty and small DATA, streams
+//! above the limit, streams that it has to reset). What is left is counted here: frames that carry nothing and cost an
+//! answer or a look, and streams that are opened to be reset.
+
+use std::mem;
+
+use tokio::time::Instant;
+
+/// The client connection preface (RFC 9113 §3.4).
+const PREFACE: u32 = 24;
+
+const FRAME_HEAD: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const PUSH_PROMISE: u8 = 5;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// PING, SETTINGS, PRIORITY, WINDOW_UPDATE and frames of other kinds: enough for a client that acknowledges each piece of a
+/// fast answer, far too few to keep a core busy.
+const IDLE_FRAMES: Budget = Budget::new(2_000, 200);
+
+/// RST_STREAM: what nghttp2 allows. A request that is taken back has cost us its way through the tunnel.
+const RESETS: Budget = Budget::new(1_000, 33);
+
+/// How many idle frames a request comes with: its priority, an update of it, two windows.
+const EARNED_BY_REQUEST: u32 = 4;
+
+/// How many bytes of answers a client may acknowledge with one window update more.
+const BYTES_PER_UPDATE: usize = 1 << 10;
+
+/// More frames than their budget allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flood;
+
+/// What a connection may send of a kind of frames: so many at once, and so many a second in the long run.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    full: u32,
+    per_second: u32,
+    left: u32,
+    /// Since when nothing came in but what was earned.
+    since: Option<Instant>,
+}
+
+impl Budget {
+    const fn new(full: u32, per_second: u32) -> Self {
+        Self {
+            full,
+            per_second,
+            left: full,
+            since: None,
+        }
+    }
+
+    fn earn(&mut self, frames: u32) {
+        self.left = self.full.min(self.left.saturating_add(frames));
+    }
+
+    /// The clock is looked at only when nothing is left.
+    fn spend(&mut self) -> Result<(), Flood> {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+        if self.left == 0 {
+            let now = Instant::now();
+            let past = self.since.replace(now).map_or(0, |since| {
+                now.duration_since(since).as_millis() * u128::from(self.per_second) / 1_000
+            });
+            self.left = u32::try_from(past).map_or(self.full, |past| past.min(self.full));
+        }
+        self.left = self.left.checked_sub(1).ok_or(Flood)?;
+        Ok(())
+    }
+}
+
+/// Follows the frames of one client.
+#[derive(Debug)]
+pub(super) struct Frames {
+    head: [u8; FRAME_HEAD],
+    /// How much of a frame's head is there.
+    have: usize,
+    /// How much of a frame's payload, or of the preface, is still to come.
+    left: u32,
+    /// Whether a request head is on its way: from the start of HEADERS to the end of the frame that ends it.
+    in_head: bool,
+    /// Whether the frame that is on its way ends the head.
+    ends_head: bool,
+    began: bool,
+    started: bool,
+    sent: usize,
+    idle: Budget,
+    resets: Budget,
+}
+
+impl Frames {
+    pub(super) fn new() -> Self {
+        Self {
+            head: [0; FRAME_HEAD],
+            have: 0,
+            left: PREFACE,
+            in_head: false,
+            ends_head: true,
+            began: false,
+            started: false,
+            sent: 0,
+            idle: IDLE_FRAMES,
+            resets: RESETS,
+        }
+    }
+
+    /// Follows bytes from the client.
+    ///
+    /// # Errors
+    /// A budget is spent.
+    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+        if !self.started && !bytes.is_empty() {
+            self.started = true;
+            // The preface is a head, too: a client that stops within it is waited for as long as for one.
+            self.begin_head();
+        }
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let passed = bytes.len().min(self.left as usize);
+                bytes = &bytes[passed..];
+                self.left -= u32::try_from(passed).unwrap_or(self.left);
+            } else {
+                let passed = bytes.len().min(FRAME_HEAD - self.have);
+                self.head[self.have..self.have + passed].copy_from_slice(&bytes[..passed]);
+                bytes = &bytes[passed..];
+                self.have += passed;
+                if self.have < FRAME_HEAD {
+                    return Ok(());
+                }
+                self.have = 0;
+                self.begin()?;
+            }
+            if self.left == 0 && mem::take(&mut self.ends_head) {
+                self.in_head = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes bytes to the client: it may acknowledge them.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        self.idle
+            .earn(u32::try_from(self.sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX));
+        self.sent %= BYTES_PER_UPDATE;
+    }
+
+    /// Whether a request head is on its way and not complete.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.in_head
+    }
+
+    /// Whether a request head has begun since the last call.
+    pub(super) fn take_began(&mut self) -> bool {
+        mem::take(&mut self.began)
+    }
+
+    fn begin(&mut self) -> Result<(), Flood> {
+        let [high, mid, low, kind, flags, ..] = self.head;
+        self.left = u32::from_be_bytes([0, high, mid, low]);
+        match kind {
+            DATA => {}
+            // A client may not promise anything, but the parser waits for the end of what it promises.
+            HEADERS | PUSH_PROMISE => {
+                if kind == HEADERS {
+                    self.idle.earn(EARNED_BY_REQUEST);
+                }
+                self.begin_head();
+                self.ends_head = flags & END_HEADERS != 0;
+            }
+            CONTINUATION => self.ends_head = flags & END_HEADERS != 0,
+            RST_STREAM => self.resets.spend()?,
+            _ => self.idle.spend()?,
+        }
+        Ok(())
+    }
+
+    fn begin_head(&mut self) {
+        self.in_head = true;
+        self.began = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PING: u8 = 6;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let length = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
+        frame.resize(FRAME_HEAD + payload, b'x');
+        frame
+    }
+
+    fn begun() -> Frames {
+        let mut frames = Frames::new();
+        frames.received(&[b'p'; PREFACE as usize]).unwrap();
+        assert!(!frames.is_in_head());
+        frames.take_began();
+        frames
+    }
+
+    fn until_flood(frames: &mut Frames, kind: u8) -> u32 {
+        let one = frame(kind, 0, 0);
+        (0..).find(|_| frames.received(&one).is_err()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_frames_have_a_budget_that_time_requests_and_answers_fill() {
+        let mut frames = begun();
+        assert_eq!(until_flood(&mut frames, PING), 2_000);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(until_flood(&mut frames, PING), 200);
+        frames.received(&frame(HEADERS, END_HEADERS, 8)).unwrap();
+        assert_eq!(until_flood(&mut frames, PING), EARNED_BY_REQUEST);
+        frames.sent(2 * BYTES_PER_UPDATE - 1);
+        frames.sent(1);
+        assert_eq!(until_flood(&mut frames, PING), 2);
+        tokio::time::advance(Duration::from_secs(1_000)).await;
+        assert_eq!(until_flood(&mut frames, PING), 2_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn resets_have_a_budget_that_only_time_fills() {
+        let mut frames = begun();
+        let mut resets = 0;
+        while frames.received(&frame(RST_STREAM, 0, 0)).is_ok() {
+            resets += 1;
+            frames.received(&frame(HEADERS, END_HEADERS, 8)).unwrap();
+            frames.sent(100_000);
+        }
+        assert_eq!(resets, 1_000);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(until_flood(&mut frames, RST_STREAM), 66);
+    }
+
+    #[tokio::test]
+    async fn a_head_lasts_from_headers_to_the_end_of_the_frame_that_ends_it() {
+        let mut frames = Frames::new();
+        frames.received(b"PRI").unwrap();
+        assert!(frames.is_in_head(), "half a preface");
+        frames.received(&[b'p'; PREFACE as usize - 3]).unwrap();
+        assert!(!frames.is_in_head());
+        frames.take_began();
+
+        frames.received(&frame(HEADERS, 0, 20)).unwrap();
+        assert!(frames.take_began() && frames.is_in_head());
+        frames.received(&frame(CONTINUATION, 0, 0)).unwrap();
+        assert!(!frames.take_began() && frames.is_in_head());
+        let last = frame(CONTINUATION, END_HEADERS, 20);
+        frames.received(&last[..28]).unwrap();
+        assert!(frames.is_in_head());
+        frames.received(&last[28..]).unwrap();
+        assert!(!frames.is_in_head());
+
+        let whole = frame(HEADERS, END_HEADERS, 0);
+        frames.received(&whole).unwrap();
+        assert!(frames.take_began() && !frames.is_in_head());
+        frames.received(&frame(DATA, 0, 100)[..50]).unwrap();
+        assert!(!frames.is_in_head());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_size_are_followed_as_the_whole_is(cuts in prop::collection::vec(1_usize..40, 0..60)) {
+            let mut bytes = vec![b'p'; PREFACE as usize];
+            for (kind, flags, payload) in [(4, 0, 12), (HEADERS, 0, 30), (CONTINUATION, END_HEADERS, 7), (DATA, 1, 300), (PING, 0, 8), (RST_STREAM, 0, 4), (HEADERS, END_HEADERS, 0), (0xbe, 0, 77), (HEADERS, 0, 3)] {
+                bytes.extend_from_slice(&frame(kind, flags, payload));
+            }
+            let mut whole = Frames::new();
+            whole.received(&bytes).unwrap();
+            let mut pieces = Frames::new();
+            let mut rest = &bytes[..];
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                pieces.received(piece).unwrap();
+                rest = after;
+            }
+            pieces.received(rest).unwrap();
+            prop_assert_eq!((whole.idle.left, whole.resets.left), (pieces.idle.left, pieces.resets.left));
+            prop_assert_eq!((whole.in_head, whole.left, whole.have), (true, 0, 0));
+            prop_assert_eq!((pieces.in_head, pieces.left, pieces.have), (true, 0, 0));
+        }
+    }
+}

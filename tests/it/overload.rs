@@ -1,0 +1,254 @@
+//! Overload: storms of handshakes, many clients behind one address, more work than there is room for, and memory that
+//! thousands of stalled clients would take.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use opencmg::cli::builtin::{BuiltIn, Options, content};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::client::TlsStream;
+
+use crate::backend::{self, Backend};
+use crate::client::{Client, Connection, get};
+use crate::load::{Load, Running};
+use crate::world::{HOST, Node, Plan, World, eventually, mutual, server, within};
+
+/// How many clients come at once after an outage.
+const STORM: usize = 1_000;
+
+/// How many clients are behind one address.
+const BEHIND_ONE_ADDRESS: usize = 3_000;
+
+/// How many clients stall.
+const STALLED: usize = 2_000;
+
+fn live(world: &World) -> Running {
+    let request = |_| {
+        let request = Request::get(mutual("SMS_MP/.sms_aut?MPLIST")).header("host", HOST);
+        request.body(Full::default()).unwrap()
+    };
+    Load::new(world.gateways[0].address, request)
+        .tls(world.client("pc-1").configuration(), HOST)
+        .connections(4)
+        .start()
+}
+
+/// A client that comes back after an outage: a handshake, a request, and a connection that stays.
+async fn comes_back(client: &Client) -> Connection {
+    let mut connection = client.connect().await.unwrap();
+    let request = client.addressed(get(&mutual("SMS_MP/.sms_aut?MPLIST")));
+    let answer = connection.send(request).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+    connection
+}
+
+async fn no_live_request_failed(live: Running) {
+    live.stop();
+    let report = live.finish(Duration::from_secs(30)).await;
+    assert_eq!(report.failed().len(), 0, "{:?}", report.failed().first());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_handshakes_is_absorbed_without_harm_to_those_connected() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
+    let world = plan.start().await;
+    let live = live(&world);
+    live.wait_over(20).await;
+    let client = world.client("pc-2");
+    let storm = futures_util::future::join_all((0..STORM).map(|_| comes_back(&client)));
+    let back = within(Duration::from_secs(60), "everyone is back", storm).await;
+    let open = world.gateways[0]
+        .metric("opencmg_connections_open", "")
+        .await;
+    assert!(open >= back.len() as f64, "{open} of {STORM} are open");
+    no_live_request_failed(live).await;
+    drop(back);
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_clients_behind_one_address_are_all_served() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
+    let world = plan.start().await;
+    let client = world.client("pc-2");
+    let all = futures_util::stream::iter(0..BEHIND_ONE_ADDRESS).map(|_| comes_back(&client));
+    let mut connections: Vec<_> = within(
+        Duration::from_secs(60),
+        "everyone is in",
+        all.buffer_unordered(300).collect(),
+    )
+    .await;
+    assert_eq!(connections.len(), BEHIND_ONE_ADDRESS);
+    // They are all still there.
+    for connection in connections.iter_mut().step_by(100) {
+        let request = client.addressed(get(&mutual("SMS_MP/.sms_aut?MPLIST")));
+        assert_eq!(
+            connection.send(request).await.unwrap().status,
+            StatusCode::OK
+        );
+    }
+    let refused = world.gateways[0]
+        .metric("opencmg_connections_refused_total", "")
+        .await;
+    assert_eq!(refused, 0.0);
+    drop(connections);
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_its_capacity_the_gateway_sheds_at_once_and_recovers_by_itself() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let backend = Backend::start(move |_| {
+        let gate = held.clone();
+        async move {
+            let _pass = gate.acquire().await.unwrap();
+            backend::answer(200, "done")
+        }
+    })
+    .await;
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .gateway("[proxy]\nrequests = 100\n");
+    let world = plan.start().await;
+    let (client, request) = (world.client("pc-1"), || get(&mutual("SMS_MP/x")));
+    let mut connection = client.connect_h2().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let request = client.addressed(request());
+        held.push(connection.start_later(request).await.unwrap());
+    }
+    eventually("the gateway is full", async || backend.seen() >= 100).await;
+    let memory = resident(&world.gateways[0]).await;
+    let flood = futures_util::stream::iter(0..1_000).map(async |_| {
+        let answer = within(Duration::from_secs(5), "a refusal", client.send(request()));
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.phrase, "CMGService_Overloaded");
+        let after: u64 = answer.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert!((1..=10).contains(&after), "{after} s");
+    });
+    flood.buffer_unordered(50).collect::<Vec<_>>().await;
+    let grown = resident(&world.gateways[0]).await - memory;
+    assert!(
+        grown < 64.0 * 1_048_576.0,
+        "{grown} bytes more after the flood"
+    );
+    let shed = world.gateways[0]
+        .metric("opencmg_request_failures_total", "\"overloaded\"")
+        .await;
+    assert_eq!(shed, 1_000.0);
+    gate.add_permits(Semaphore::MAX_PERMITS / 2);
+    for response in held {
+        assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    }
+    eventually("it serves again", async || {
+        client.send(request()).await.unwrap().status == StatusCode::OK
+    })
+    .await;
+    world.finish().await;
+}
+
+async fn resident(node: &Node) -> f64 {
+    node.metric("opencmg_process_resident_memory_bytes", "")
+        .await
+}
+
+/// A connection whose kernel takes little of what nobody reads.
+async fn narrow(client: &Client, alpn: &[u8]) -> TlsStream<TcpStream> {
+    let tls = client.tls(&[alpn]).await.unwrap();
+    let tcp = socket2::SockRef::from(tls.get_ref().0);
+    tcp.set_recv_buffer_size(16 << 10).unwrap();
+    tls
+}
+
+/// Downloads that nobody takes a byte of, as many as are asked for: a tenth over HTTP/1.1, the others over HTTP/2.
+async fn stall(world: &World, count: usize) -> Vec<Box<dyn std::any::Any + Send>> {
+    let client = world.anonymous();
+    let mut held: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
+    let large = server("Content/x-67108864.cab");
+    let one = async |_| {
+        let mut tls = narrow(&client, b"http/1.1").await;
+        let request = format!("GET {large} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        tls.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        tls.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        tls
+    };
+    let mut many = futures_util::stream::iter(0..count / 10)
+        .map(one)
+        .buffer_unordered(50);
+    while let Some(one) = many.next().await {
+        held.push(Box::new(one));
+    }
+    for _ in 0..count * 9 / 10 / 200 {
+        // Windows as large as they can be, and a socket that is not read.
+        let tls = narrow(&client, b"h2").await;
+        let mut builder = h2::client::Builder::new();
+        builder
+            .initial_window_size(1 << 30)
+            .initial_connection_window_size(1 << 30);
+        let (mut send, connection) = builder.handshake::<_, Bytes>(tls).await.unwrap();
+        let mut connection = Box::pin(connection);
+        for _ in 0..200 {
+            let uri = format!("https://{HOST}{large}");
+            let request = Request::get(uri).body(()).unwrap();
+            held.push(Box::new(send.send_request(request, true).unwrap()));
+        }
+        // The requests go out, and then nobody looks after the connection.
+        let _ = tokio::time::timeout(Duration::from_millis(20), &mut connection).await;
+        held.push(Box::new((send, connection)));
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_thousand_stalled_downloads_stay_within_the_budget_and_live_ones_complete() {
+    let backend = BuiltIn::software_update_point().await.unwrap();
+    let budget =
+        "[listener]\nconnections-per-address = 5000\n[tunnel]\nbuffered-bytes = \"64 MiB\"\n";
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .gateway(budget);
+    let world = plan.start().await;
+    let before = resident(&world.gateways[0]).await;
+    let held = stall(&world, STALLED).await;
+    let client = world.anonymous();
+    let live = (0..20).map(async |_| {
+        let path = server("Content/x-4194304.cab");
+        let answer = client.send(get(&path)).await.unwrap();
+        assert!(
+            answer.body == content::bytes_at(0, 4 << 20),
+            "the body came changed"
+        );
+    });
+    let live = futures_util::future::join_all(live);
+    within(Duration::from_secs(60), "the live downloads", live).await;
+    let buffered = "opencmg_buffered_bytes";
+    eventually("what is buffered is within the budget", async || {
+        world.gateways[0].metric(buffered, "").await <= f64::from(64 << 20)
+    })
+    .await;
+    let grown = resident(&world.gateways[0]).await - before;
+    // Heap of the requests and what the allocator keeps come on top.
+    let most = 3.0 * f64::from(64 << 20);
+    assert!(grown < most, "resident memory grew by {grown} bytes");
+    drop(held);
+    world.finish().await;
+    backend.stop().await;
+}
