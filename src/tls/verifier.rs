@@ -152,7 +152,7 @@ pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
 
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).
 fn alert_of(reason: Reason) -> CertificateError {
-    const ALERTS: [(Reason, CertificateError); 7] = [
+    const ALERTS: [(Reason, CertificateError); 6] = [
         (Reason::CertificateExpired, CertificateError::Expired),
         (
             Reason::CertificateNotYetValid,
@@ -171,7 +171,6 @@ fn alert_of(reason: Reason) -> CertificateError {
             Reason::RevocationUnknown,
             CertificateError::UnknownRevocationStatus,
         ),
-        (Reason::CrlStale, CertificateError::ExpiredRevocationList),
     ];
     let alert = ALERTS.into_iter().find(|(known, _)| *known == reason);
     // Everything else is told as bad_certificate.
