@@ -138,5 +138,5 @@ fn each_kind_of_bad_input_has_its_exact_message() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    assert_eq!(cases.len(), 31);
+    assert_eq!(cases.len(), 33);
 }
