@@ -33,6 +33,6 @@ pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};
 pub use settings::{BudgetSettings, RegistrySettings, SupervisorSettings, Wire};
 pub use supervisor::Supervisor;
-pub use wire::{HELLO_PATH, Hello, Instance, REFUSAL_PATH, Refused};
+pub use wire::{HELLO_PATH, Hello, Instance, REFUSAL_PATH, Refused, RolesLine};
 
 use crate::message::body::BodyError;

@@ -1,7 +1,8 @@
 //! A seeded simulation of the tunnels' life: dial, publish, liveness, drain, reconnect, pick and retry under faults.
 //!
 //! Two gateway instances and two connection points in one thread, pipes in memory, the clock simulated. A seed
-//! determines everything; the one that fails is printed and is played again with `OPENCMG_SIM_SEED=seed`.
+//! determines everything; the one that fails is printed and is played again with `OPENCMG_SIM_SEED=seed`. `OPENCMG_SIM_SEEDS`
+//! says how many are played.
 
 #![allow(missing_docs, reason = "tests are sentences")]
 #![allow(unreachable_pub, reason = "one binary, several modules")]
@@ -15,7 +16,9 @@ mod requests;
 #[path = "sim/world.rs"]
 mod world;
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use world::World;
 
@@ -38,14 +41,41 @@ fn run(seed: u64) -> u64 {
     }
 }
 
+/// How many seeds are played where the variable does not say.
+const SEEDS: u64 = 20;
+
+/// Plays seeds from 1 on, as many at once as there are processors.
+fn run_all(seeds: u64) {
+    let next = AtomicU64::new(1);
+    let players = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..players {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > seeds {
+                        return;
+                    }
+                    run(seed);
+                }
+            });
+        }
+    });
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number")),
+    )
+}
+
 #[test]
 fn no_request_is_lost_or_done_twice_whatever_happens_to_the_tunnels() {
-    if let Ok(seed) = std::env::var("OPENCMG_SIM_SEED") {
-        run(seed.parse().expect("OPENCMG_SIM_SEED is a number"));
-        return;
-    }
-    for seed in 1..=20 {
-        run(seed);
+    match variable("OPENCMG_SIM_SEED") {
+        Some(seed) => drop(run(seed)),
+        None => run_all(variable("OPENCMG_SIM_SEEDS").unwrap_or(SEEDS)),
     }
 }
 

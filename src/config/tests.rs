@@ -13,7 +13,7 @@ fn the_samples_show_every_key_with_its_default() {
     let connection_point = samples::assert_complete(name, &config(name), &faults, |root| {
         format!("{:?}", connection_point::read(root))
     });
-    assert_eq!((gateway, connection_point), (48, 51));
+    assert_eq!((gateway, connection_point), (49, 52));
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn the_sample_shows_every_key_with_its_default() {
     let read = |root: &Reader<'_>| format!("{:?}", read(root, &mut Files::default(), NOW));
     let name = "service/service.toml";
     let keys = samples::assert_complete(name, folder.path(), &[not_set], read);
-    assert_eq!(keys, 57);
+    assert_eq!(keys, 58);
     let (_, text) = samples::sample(name);
     let definition = load_text(folder.path(), &text);
     assert_eq!(definition.name, "cmg.contoso.com");

@@ -100,7 +100,7 @@ impl Refused {
 
 /// One line of the roles stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct RolesLine {
+pub struct RolesLine {
     /// Everything the connection point serves now.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<PublishedRole>,
@@ -123,7 +123,7 @@ impl RolesLine {
     ///
     /// # Errors
     /// What is wrong with the line as a whole.
-    pub(super) fn parse(line: &[u8]) -> Result<(Self, usize), String> {
+    pub fn parse(line: &[u8]) -> Result<(Self, usize), String> {
         let read: ReadLine = serde_json::from_slice(line).map_err(|error| error.to_string())?;
         if read.roles.len() > ROLES_LIMIT {
             let count = read.roles.len();

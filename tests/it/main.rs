@@ -24,6 +24,7 @@ mod faults;
 mod fetched;
 mod gateway;
 mod leaks;
+mod legs;
 mod load;
 mod load_command;
 mod load_tests;

@@ -1,4 +1,4 @@
-//! A TCP relay that misbehaves at command: it delays, swallows, freezes, cuts and half-closes, and counts bytes.
+//! A TCP relay that misbehaves at command: it delays, swallows, freezes, corrupts, cuts and half-closes, and counts bytes.
 //!
 //! It stands between any two ends of a test. Commands hold for every connection through the relay; each is level-triggered, except
 //! [`Relay::cut`] and [`Relay::half_close`], which concern the connections that are open at the call.
@@ -35,6 +35,8 @@ pub enum Mode {
     Pass,
     /// They are taken and vanish; no end notices.
     Swallow,
+    /// One bit of each chunk is another.
+    Corrupt,
     /// They are not even taken, so that the sender's window fills.
     Freeze,
 }
@@ -249,9 +251,13 @@ async fn direction(
         }
     };
     let write = async {
-        while let Some((at, chunk)) = due.recv().await {
+        while let Some((at, mut chunk)) = due.recv().await {
             tokio::time::sleep_until(at).await;
             let mode = writing.borrow().modes[way as usize];
+            if mode == Mode::Corrupt {
+                let middle = chunk.len() / 2;
+                chunk[middle] ^= 1;
+            }
             if mode != Mode::Swallow && to.write_all(&chunk).await.is_err() {
                 break;
             }
@@ -264,7 +270,7 @@ async fn direction(
     }
     // A swallowing relay swallows the end of the stream as well.
     let _ = orders
-        .wait_for(|orders| orders.modes[way as usize] == Mode::Pass)
+        .wait_for(|orders| matches!(orders.modes[way as usize], Mode::Pass | Mode::Corrupt))
         .await;
     let _ = to.shutdown().await;
 }
@@ -323,6 +329,22 @@ async fn the_relay_swallows_and_neither_end_notices() {
     relay.pass();
     near.write_all(b"kept").await.unwrap();
     assert_eq!(read(&mut far, 4).await, b"kept");
+}
+
+#[tokio::test]
+async fn the_relay_corrupts_a_bit_and_goes_on() {
+    let (relay, mut near, mut far) = pair().await;
+    relay.set(Way::ToTarget, Mode::Corrupt);
+    near.write_all(&[0; 100]).await.unwrap();
+    let ones: u32 = read(&mut far, 100)
+        .await
+        .iter()
+        .map(|byte| byte.count_ones())
+        .sum();
+    assert!(ones > 0);
+    relay.pass();
+    near.write_all(b"whole").await.unwrap();
+    assert_eq!(read(&mut far, 5).await, b"whole");
 }
 
 #[tokio::test]

@@ -288,8 +288,11 @@ impl World {
     /// A tunnel whose drain was seen gets no new request.
     async fn watch_draining(self) {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let began = Instant::now();
         loop {
-            sleep(Duration::from_millis(1)).await;
+            // After the storm little is asked, and much time passes.
+            let storm = began.elapsed() < STORM;
+            sleep(Duration::from_millis(if storm { 1 } else { 50 })).await;
             let instances: Vec<Arc<Running>> = self.0.instances.lock().unwrap().clone();
             for instance in instances {
                 for tunnel in instance.registry.view() {

@@ -17,12 +17,13 @@ fn every_row_of_the_conformance_table_names_tests_that_exist_or_says_why_not() {
     let mut visited = 0;
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let is_frame = cells[0] == "Item" || cells[0].starts_with("---");
+        let is_frame = ["Item", "Limit"].contains(&cells[0]) || cells[0].starts_with("---");
         if is_frame {
             continue;
         }
         visited += 1;
-        let [item, outcome, proof] = cells[..] else {
+        // Between the outcome and its proof may stand what the peer sees.
+        let [item, outcome, .., proof] = cells[..] else {
             findings.push(format!("not three cells: {line}"));
             continue;
         };
