@@ -1,5 +1,7 @@
 //! Server certificates of every kind of key and file, as openssl as a client sees them.
 
+use std::path::Path;
+
 use opencmg::pki::{load_pem, load_pfx};
 use opencmg::tls::NameSettings;
 
@@ -62,32 +64,37 @@ async fn server_certificates_of_every_kind_of_key_and_file_are_served_and_verifi
         };
         let server = Server::start(&pki, vec![settings], true).await;
         let root = folder.path("root.pem");
-        for version in ["-tls1_2", "-tls1_3"] {
-            for (host, verified) in [
-                ("gw.test", true),
-                ("a.gw.test", true),
-                ("b.a.gw.test", false),
-            ] {
-                let arguments = [
-                    "-verify_return_error",
-                    "-verify_hostname",
-                    host,
-                    "-CAfile",
-                    root.to_str().unwrap(),
-                ];
-                // An unknown name would be refused; what a client makes of the certificate is asked here.
-                let out = openssl(
-                    &server,
-                    &[&arguments[..], &["-servername", "gw.test", version]].concat(),
-                )
-                .await;
-                assert_eq!(
-                    out.contains("Verification: OK"),
-                    verified,
-                    "{kind} {host}: {out}"
-                );
-            }
-        }
+        verify(&server, &root, kind).await;
         server.stop().await;
+    }
+}
+
+/// Asks with openssl for names that the certificate covers, and for one that it does not.
+async fn verify(server: &Server, root: &Path, kind: &str) {
+    for version in ["-tls1_2", "-tls1_3"] {
+        for (host, verified) in [
+            ("gw.test", true),
+            ("a.gw.test", true),
+            ("b.a.gw.test", false),
+        ] {
+            let arguments = [
+                "-verify_return_error",
+                "-verify_hostname",
+                host,
+                "-CAfile",
+                root.to_str().unwrap(),
+            ];
+            // An unknown name would be refused; what a client makes of the certificate is asked here.
+            let out = openssl(
+                server,
+                &[&arguments[..], &["-servername", "gw.test", version]].concat(),
+            )
+            .await;
+            assert_eq!(
+                out.contains("Verification: OK"),
+                verified,
+                "{kind} {host}: {out}"
+            );
+        }
     }
 }
