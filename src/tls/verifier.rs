@@ -144,10 +144,10 @@ fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
 
 /// The fault that [`explained`] put into an error.
 pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
-        _ => None,
-    }
+    let Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+        return None;
+    };
+    other.0.downcast_ref()
 }
 
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).

@@ -154,6 +154,28 @@ async fn a_first_client_waits_for_the_crl_that_it_names_and_a_restart_needs_no_n
 }
 
 #[tokio::test]
+async fn explain_certificate_looks_at_the_crls_that_the_gateway_keeps() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &["field-2"], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    for (name, code, said) in [
+        ("field-1", 0, "\naccepted until "),
+        ("field-2", 1, "\nrefused: certificate-revoked: "),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_opencmg"));
+        command.args(["explain-certificate", &format!("pki/{name}.pem")]);
+        command.args(["--config", "gateway-0.toml"]);
+        command.current_dir(fetching.world.dir.path());
+        let out = command.output().unwrap();
+        let all = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.code(), Some(code), "{all}");
+        assert!(all.contains(said), "{all}");
+        assert!(all.contains("CRL number 01 of \"CN=Field CA\""), "{all}");
+    }
+    fetching.finish().await;
+}
+
+#[tokio::test]
 async fn a_crl_that_does_not_come_in_time_holds_a_request_no_longer_than_allowed() {
     let fetching = Fetching::start(&format!("{LOOPBACK}hold = \"1s\"\n")).await;
     fetching.publish(1, &[], -60, 86_400);
