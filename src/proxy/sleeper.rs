@@ -153,10 +153,7 @@ mod tests {
         Ok(Response::new(Full::from("here")))
     }
 
-    fn open() -> (
-        DuplexStream,
-        impl Future<Output = hyper::Result<()>> + WindUp + Unpin,
-    ) {
+    fn open() -> (DuplexStream, impl WindUp + Unpin) {
         let (theirs, ours) = tokio::io::duplex(4096);
         let activity = Arc::new(Activity::new());
         let stream = Stream::new(ours, activity, Duration::from_secs(9), false);
