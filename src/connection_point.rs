@@ -85,7 +85,7 @@ impl ConnectionPoint {
         let background = Tasks::new();
         let forward = Forward::build(settings.roles.clone(), &metrics, &background);
         let forward = forward.map_err(|found| faults.extend(found)).ok();
-        let budget = Budget::new(settings.budget, metrics.clone());
+        let budget = Budget::of_process(settings.budget, metrics.clone());
         let running = prepare(&settings, &budget, &metrics);
         let running = running.map_err(|found| faults.extend(found)).ok();
         let admin = bind(settings.admin).await;

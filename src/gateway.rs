@@ -208,7 +208,7 @@ impl Core {
             },
         );
         let random = Random::from_system();
-        let budget = Budget::new(settings.budget, metrics.clone());
+        let budget = Budget::of_process(settings.budget, metrics.clone());
         let registry = Registry::new(settings.tunnel, hello, budget, metrics.clone(), random);
         registry.apply(built.policy);
 

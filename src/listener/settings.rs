@@ -12,11 +12,12 @@ const SECOND: Duration = Duration::from_secs(1);
 pub struct Settings {
     /// The most client connections at once, counted after their handshake, so that clients never keep tunnels out.
     pub connections: usize,
-    /// The most connections at once that have not finished their handshake.
+    /// The most connections at once that have not finished their handshake; more wait in the kernel's queue.
     pub handshakes: usize,
-    /// The most connections at once from one address that are in their handshake or have no verified certificate.
+    /// The most connections at once from one address that have no verified certificate, and the most that are in their
+    /// handshake; more of those wait.
     pub connections_per_address: usize,
-    /// The time from accepting a connection to the end of its handshake, a PROXY header included.
+    /// The time of a handshake, and the time of what comes before it: a PROXY header and its turn.
     pub handshake_timeout: Duration,
     /// Sources whose connections begin with a PROXY protocol v2 header; others' never do.
     pub proxy_protocol_from: Vec<Network>,

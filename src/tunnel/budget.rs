@@ -56,6 +56,8 @@ struct Inner {
     looked: AtomicU64,
     began: Instant,
     pressure: watch::Sender<Pressure>,
+    /// What the process holds besides what is counted by its holders.
+    besides: fn() -> u64,
     metrics: Metrics,
 }
 
@@ -77,6 +79,15 @@ impl Drop for Counted {
 impl Budget {
     /// Makes a budget that nothing counts against yet.
     pub fn new(settings: BudgetSettings, metrics: Metrics) -> Self {
+        Self::beside(|| 0, settings, metrics)
+    }
+
+    /// Makes the budget of a whole process, against which the pieces count that its streams have borrowed.
+    pub fn of_process(settings: BudgetSettings, metrics: Metrics) -> Self {
+        Self::beside(pieces::lent, settings, metrics)
+    }
+
+    fn beside(besides: fn() -> u64, settings: BudgetSettings, metrics: Metrics) -> Self {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
             stalled_after: settings.stalled_after,
@@ -86,6 +97,7 @@ impl Budget {
             looked: AtomicU64::new(0),
             began: Instant::now(),
             pressure: watch::Sender::new(Pressure::Relaxed),
+            besides,
             metrics,
         }));
         budget.resize(settings.bytes);
@@ -124,7 +136,7 @@ impl Budget {
     /// Safe.
     pub(super) async fn watch(&self) {
         loop {
-            let most = self.0.most.load(Ordering::Relaxed) + pieces::lent();
+            let most = self.0.most.load(Ordering::Relaxed) + (self.0.besides)();
             let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
             let few = most <= self.limit() / 4 && relaxed;
             // What was counted last must not stand when nothing is left to count.
@@ -160,7 +172,7 @@ impl Budget {
             .filter_map(|entry| entry.value().upgrade())
             .collect();
         let mut waiting: Vec<(Instant, usize, Arc<dyn Holder>)> = Vec::new();
-        let mut total = pieces::lent();
+        let mut total = (self.0.besides)();
         for holder in holders {
             let (bytes, since) = holder.held();
             if bytes > 0 {

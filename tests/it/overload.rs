@@ -186,8 +186,10 @@ async fn stall(world: &World, count: usize) -> Vec<Box<dyn std::any::Any + Send>
         let request = format!("GET {large} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
         tls.write_all(request.as_bytes()).await.unwrap();
         let mut answer = [0; 12];
-        tls.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        // Who has stalled for long enough may be closed before it has read anything.
+        if tls.read_exact(&mut answer).await.is_ok() {
+            assert_eq!(&answer, b"HTTP/1.1 200");
+        }
         tls
     };
     let mut many = futures_util::stream::iter(0..count / 10)

@@ -15,10 +15,15 @@ fn every_row_of_the_conformance_table_names_tests_that_exist_or_says_why_not() {
     let text = tree::read(TABLE);
     let mut findings = Vec::new();
     let mut visited = 0;
+    let mut names_tests = true;
     for line in text.lines().filter(|line| line.starts_with('|')) {
         let cells: Vec<_> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let is_frame = ["Item", "Limit"].contains(&cells[0]) || cells[0].starts_with("---");
-        if is_frame {
+        if ["Item", "Limit"].contains(&cells[0]) {
+            // What a limit does is shown where it is named: its table need not name tests.
+            names_tests = cells.last() == Some(&"Tests");
+            continue;
+        }
+        if cells[0].starts_with("---") || !names_tests {
             continue;
         }
         visited += 1;
