@@ -81,7 +81,7 @@ fn talk(sent: &[u8], http2: bool) -> Vec<u8> {
             remote: ([192, 0, 2, 1], 1).into(),
             server_name: None,
             certificate_required: false,
-            live: gateway.trust.admit(Vec::new()),
+            live: gateway.trust.admit(&[]),
         });
         let client = async {
             // The gateway may have closed.

@@ -61,3 +61,17 @@ pub fn certificates(bytes: &[u8]) {
 pub fn pfx(bytes: &[u8]) {
     let _ = pki::load_pfx(bytes, "secret");
 }
+
+/// The certificate that signed the lists of the corpus.
+const ISSUER: &[u8] = include_bytes!("issuer.der");
+
+/// Certificate revocation lists, PEM or DER.
+pub fn crl(bytes: &[u8]) {
+    let issuers = [pki::CertificateDer::from(ISSUER)];
+    for der in pki::read_crl_file(bytes).unwrap_or_default() {
+        if let Ok(crl) = pki::Crl::read(&der, &issuers) {
+            assert!(!crl.title().is_empty());
+            assert!(crl.entries() > 0, "the list of the corpus has an entry");
+        }
+    }
+}

@@ -22,6 +22,7 @@ static TARGET: LazyLock<fn(&[u8])> = LazyLock::new(|| {
         "service" => files::service,
         "certificates" => files::certificates,
         "pfx" => files::pfx,
+        "crl" => files::crl,
         _ => panic!("OPENCMG_FUZZ names no target: {name:?}"),
     }
 });
