@@ -67,17 +67,17 @@ pub(super) struct Peer {
     /// What the first request was for, as mostly all are.
     pub(super) first: OnceLock<Addressed>,
     /// What goes on when the connection is one of HTTP no more.
-    relay: Mutex<Option<Relay>>,
+    relay: Mutex<Option<Box<Relay>>>,
 }
 
 impl Peer {
     /// Leaves what is to go on when the connection has become one of bytes.
-    pub(super) fn leave(&self, relay: Relay) {
+    pub(super) fn leave(&self, relay: Box<Relay>) {
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
     }
 
     /// What was left, if anything was.
-    pub(super) fn take_relay(&self) -> Option<Relay> {
+    pub(super) fn take_relay(&self) -> Option<Box<Relay>> {
         let mut relay = self.relay.lock().unwrap_or_else(PoisonError::into_inner);
         relay.take()
     }

@@ -158,34 +158,25 @@ impl Driver {
                     connection.as_mut().wind_up();
                 }
                 Look::End(end) => {
-                    let Some(relay) = self.relay_after(&end) else {
-                        return self.close(&end);
-                    };
-                    drop(end);
-                    let end = relay.await;
-                    return self.close(&end);
+                    if matches!(end, End::Over(Ok(())))
+                        && let Some(relay) = self.peer.take_relay()
+                    {
+                        // What is held across the wait is what every connection costs.
+                        drop(end);
+                        return Box::pin(self.relay(relay)).await;
+                    }
+                    self.note(&end);
+                    return farewell(&self.shared, &self.peer, &end);
                 }
             }
         }
     }
 
-    fn close(&self, end: &End) {
-        self.note(end);
-        farewell(&self.shared, &self.peer, end);
-    }
-
-    /// What goes on after the end of HTTP, if something does. Boxed, since most connections never come to it.
-    fn relay_after(&mut self, end: &End) -> Option<Pin<Box<dyn Future<Output = End> + Send + '_>>> {
-        let over = matches!(end, End::Over(Ok(())));
-        let relay = over.then(|| self.peer.take_relay()).flatten()?;
-        Some(Box::pin(self.relay(relay)))
-    }
-
     /// Goes on with a connection that has become one of bytes. A drain ends it, since nobody knows when it would end by
     /// itself, and so does its age.
-    async fn relay(&mut self, relay: Relay) -> End {
+    async fn relay(&mut self, relay: Box<Relay>) {
         let left = self.max_age.saturating_sub(self.peer.activity.age());
-        tokio::select! {
+        let end = tokio::select! {
             biased;
             fault = self.live.closed() => End::Distrusted(fault),
             () = self.draining.draining() => End::Forced,
@@ -196,7 +187,9 @@ impl Driver {
                 }
                 End::Over(Ok(()))
             }
-        }
+        };
+        self.note(&end);
+        farewell(&self.shared, &self.peer, &end);
     }
 
     /// A connection that ended by itself, by a write that had no end or by too many frames.

@@ -89,13 +89,13 @@ impl Opening {
         };
         head.status = StatusCode::SWITCHING_PROTOCOLS;
         websocket::accept(&mut head.headers, self.accept);
-        peer.leave(Relay {
+        peer.leave(Box::new(Relay {
             upgrade: self.upgrade,
             client,
             body,
             published,
             idle: shared.settings.websocket_idle,
-        });
+        }));
         Ok(Response::from_parts(head, Payload::Own(Full::default())))
     }
 }
@@ -158,7 +158,7 @@ impl Relay {
     ///
     /// # Errors
     /// How the client's stream, or the tunnel's, broke.
-    pub(super) async fn run(self) -> io::Result<()> {
+    pub(super) async fn run(self: Box<Self>) -> io::Result<()> {
         let io = TokioIo::new(self.upgrade.await.map_err(io::Error::other)?);
         let (reading, writing) = split(io);
         let half = &self.client.half;
