@@ -134,12 +134,8 @@ impl Expiring {
             0 => has_ended,
             days => left <= days * DAY,
         };
-        self.r#use
-            .thresholds()
-            .iter()
-            .filter(is_reached)
-            .next_back()
-            .copied()
+        let mut thresholds = self.r#use.thresholds().iter();
+        thresholds.rfind(is_reached).copied()
     }
 }
 

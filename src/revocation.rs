@@ -79,6 +79,12 @@ pub struct Configured {
     pub wanted: Vec<Wanted>,
 }
 
+/// The lists that a gateway keeps on disk, for a look from outside: nothing is fetched, written or taken off.
+pub fn kept(local: &Local, authorities: &[CertificateDer<'static>]) -> Vec<Arc<Crl>> {
+    let targets = Cache::new(local.cache.clone()).load(authorities);
+    targets.iter().flat_map(Target::crls).collect()
+}
+
 impl Refresher {
     /// Starts with the lists that an earlier process left in the cache. Its tasks belong to `tasks`.
     ///

@@ -18,12 +18,13 @@ mod world;
 
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use requests::Sums;
 use world::World;
 
-/// Runs one seed; returns a digest of everything that happened.
-fn run(seed: u64) -> u64 {
+/// Runs one seed; returns a digest of everything that happened, and what became of its requests.
+fn run(seed: u64) -> (u64, Sums) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -33,7 +34,7 @@ fn run(seed: u64) -> u64 {
         runtime.block_on(World::new(seed).play())
     }));
     match played {
-        Ok(digest) => digest,
+        Ok(played) => played,
         Err(panic) => {
             println!("seed {seed} failed; play it again with OPENCMG_SIM_SEED={seed}");
             resume_unwind(panic)
@@ -47,6 +48,7 @@ const SEEDS: u64 = 20;
 /// Plays seeds from 1 on, as many at once as there are processors.
 fn run_all(seeds: u64) {
     let next = AtomicU64::new(1);
+    let [asked, fair] = [(); 2].map(|()| AtomicUsize::new(0));
     let players = std::thread::available_parallelism().map_or(1, NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..players {
@@ -56,11 +58,19 @@ fn run_all(seeds: u64) {
                     if seed > seeds {
                         return;
                     }
-                    run(seed);
+                    let (_, sums) = run(seed);
+                    asked.fetch_add(sums.asked, Ordering::Relaxed);
+                    fair.fetch_add(sums.fair, Ordering::Relaxed);
                 }
             });
         }
     });
+    // A single storm may be too strong to show anything.
+    let [asked, fair] = [asked, fair].map(AtomicUsize::into_inner);
+    assert!(
+        fair * 3 > asked,
+        "{fair} of {asked} requests had a fair chance"
+    );
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -74,13 +84,15 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn no_request_is_lost_or_done_twice_whatever_happens_to_the_tunnels() {
     match variable("OPENCMG_SIM_SEED") {
-        Some(seed) => drop(run(seed)),
+        Some(seed) => {
+            run(seed);
+        }
         None => run_all(variable("OPENCMG_SIM_SEEDS").unwrap_or(SEEDS)),
     }
 }
 
 #[test]
 fn a_seed_determines_everything() {
-    assert_eq!(run(7), run(7));
-    assert_ne!(run(7), run(8));
+    assert_eq!(run(7).0, run(7).0);
+    assert_ne!(run(7).0, run(8).0);
 }

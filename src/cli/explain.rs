@@ -17,6 +17,7 @@ use crate::pki::{
     self, Anchors, CertificateDer, CrlSet, Explanation, Limits, Link, Origin, PkiError, Revocation,
     UnixTime, Usage, leaf_first, print_time, read_certificates, read_pfx_certificates,
 };
+use crate::revocation::{self, Local};
 use crate::service;
 use crate::settings::Problem;
 
@@ -138,22 +139,26 @@ fn configured(config: &Path, connection_point: bool) -> Result<Trust, Failure> {
     })
 }
 
-/// The service definition that a gateway.toml names, or that a service.toml is, as far as it can be read.
+/// The service definition that a gateway.toml names, or that a service.toml is, as far as it can be read; with the CRLs
+/// that the gateway keeps on disk beside its own.
 pub(super) fn definition(config: &Path) -> Result<(Definition, Vec<Problem>), Vec<Problem>> {
     let of_folder = config.file_name().is_some_and(|name| name == service::FILE);
-    let (folder, mut problems) = if of_folder {
-        (
-            config.parent().unwrap_or_else(|| Path::new("")).to_owned(),
-            Vec::new(),
-        )
+    let (folder, kept, mut problems) = if of_folder {
+        let folder = config.parent().unwrap_or_else(|| Path::new(""));
+        (folder.to_owned(), Local::default(), Vec::new())
     } else {
         let (gateway, problems) =
             config::inspect_gateway(config).map_err(|problem| vec![problem])?;
-        (gateway.store, problems)
+        (gateway.store, gateway.settings.revocation, problems)
     };
     match service::inspect(&folder, UnixTime::now()) {
-        Ok((definition, found)) => {
+        Ok((mut definition, found)) => {
             problems.extend(found);
+            let authorities = definition.anchors.iter().chain(&definition.intermediates);
+            let authorities: Vec<_> = authorities.cloned().collect();
+            definition
+                .crls
+                .extend(revocation::kept(&kept, &authorities));
             Ok((definition, problems))
         }
         Err(problem) => {

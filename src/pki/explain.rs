@@ -68,7 +68,9 @@ impl Anchors {
         let verdict = self.verify(presented, usage, now, revocation);
         let links = match &verdict {
             Ok(path) => self.links_of(path, presented),
-            Err(fault) => self.links_found(presented, now).ok_or(fault.clone())?,
+            Err(fault) => self
+                .links_found(presented, now)
+                .ok_or_else(|| fault.clone())?,
         };
         let anchored = links.last().is_some_and(|top| top.origin == Origin::Anchor);
         let mut checks = vec![

@@ -122,18 +122,8 @@ pub(super) fn explain(error: &webpki::Error, seen: &Seen<'_>) -> CertificateFaul
             fault(Reason::CertificateInvalid, which, detail)
         }
         Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => chain.unknown_issuer(seen),
-        Error::UnsupportedSignatureAlgorithmContext(_) => {
-            let which = chain.top();
-            let detail = format!(
-                "is signed with {}, which is not accepted (SHA-256, SHA-384 and SHA-512 with RSA or ECDSA, and Ed25519 are)",
-                which.signature
-            );
-            fault(Reason::CertificateInvalid, which, detail)
-        }
-        Error::NameConstraintViolation => {
-            let detail = "holds a name that the name constraints of its CA do not allow";
-            fault(Reason::CertificateInvalid, leaf, detail.to_owned())
-        }
+        Error::UnsupportedSignatureAlgorithmContext(_) => unsupported(chain.top()),
+        Error::NameConstraintViolation => misnamed(leaf),
         other => {
             let broken = |_, der: &CertificateDer<'_>| EndEntityCert::try_from(der).is_err();
             let which = chain.first_der(broken).unwrap_or(leaf);
@@ -144,6 +134,19 @@ pub(super) fn explain(error: &webpki::Error, seen: &Seen<'_>) -> CertificateFaul
             )
         }
     }
+}
+
+fn misnamed(leaf: &Certificate) -> CertificateFault {
+    let detail = "holds a name that the name constraints of its CA do not allow";
+    fault(Reason::CertificateInvalid, leaf, detail.to_owned())
+}
+
+fn unsupported(which: &Certificate) -> CertificateFault {
+    let detail = format!(
+        "is signed with {}, which is not accepted (SHA-256, SHA-384 and SHA-512 with RSA or ECDSA, and Ed25519 are)",
+        which.signature
+    );
+    fault(Reason::CertificateInvalid, which, detail)
 }
 
 fn fault(reason: Reason, which: &Certificate, detail: String) -> CertificateFault {

@@ -144,15 +144,15 @@ fn explained(error: Error, certificate: &CertificateDer<'_>) -> Error {
 
 /// The fault that [`explained`] put into an error.
 pub(super) fn fault_of(error: &Error) -> Option<&CertificateFault> {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.downcast_ref(),
-        _ => None,
-    }
+    let Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+        return None;
+    };
+    other.0.downcast_ref()
 }
 
 /// The error by which rustls sends the alert that fits (RFC 8446 §6.2).
 fn alert_of(reason: Reason) -> CertificateError {
-    const ALERTS: [(Reason, CertificateError); 7] = [
+    const ALERTS: [(Reason, CertificateError); 6] = [
         (Reason::CertificateExpired, CertificateError::Expired),
         (
             Reason::CertificateNotYetValid,
@@ -171,7 +171,6 @@ fn alert_of(reason: Reason) -> CertificateError {
             Reason::RevocationUnknown,
             CertificateError::UnknownRevocationStatus,
         ),
-        (Reason::CrlStale, CertificateError::ExpiredRevocationList),
     ];
     let alert = ALERTS.into_iter().find(|(known, _)| *known == reason);
     // Everything else is told as bad_certificate.

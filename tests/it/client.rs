@@ -249,3 +249,23 @@ pub fn spawn(task: impl Future<Output = ()> + Send + 'static) -> tokio::task::Jo
     )]
     tokio::spawn(task)
 }
+
+/// Spawns tasks of a test that run at once; returns what all of them returned, or panics with the first that did.
+pub fn spawn_all<T: Send + 'static>(
+    tasks: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> impl Future<Output = Vec<T>> {
+    let mut all = tokio::task::JoinSet::new();
+    let mut count = 0;
+    for (index, task) in tasks.into_iter().enumerate() {
+        all.spawn(async move { (index, task.await) });
+        count += 1;
+    }
+    async move {
+        let mut ended: Vec<_> = (0..count).map(|_| None).collect();
+        while let Some(one) = all.join_next().await {
+            let (index, value) = one.unwrap();
+            ended[index] = Some(value);
+        }
+        ended.into_iter().flatten().collect()
+    }
+}

@@ -51,6 +51,9 @@ fn write_pki(folder: &Path) {
         .unwrap();
     write("root.pem", root.to_pem().as_bytes());
     write("intermediate.pem", intermediate.to_pem().as_bytes());
+    // Made by keytool of Java 17.
+    write("two-keys.pfx", include_bytes!("keytool/two-keys.p12"));
+    write("two-keys.password", b"changeit\n");
     for number in [2, 3] {
         let name = format!("Test root {number}");
         let root = Authority::root(&name, key(), years).unwrap();
@@ -135,5 +138,5 @@ fn each_kind_of_bad_input_has_its_exact_message() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    assert_eq!(cases.len(), 31);
+    assert_eq!(cases.len(), 33);
 }

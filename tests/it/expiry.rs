@@ -150,7 +150,17 @@ async fn expiring_lists_everything_of_either_role_that_ends_with_days_and_what_b
         text(&out.stdout)
     );
 
-    // What has ended already cannot be loaded by a gateway, and is what the list is for.
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn expiring_lists_what_has_ended_though_no_gateway_would_load_it() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
     let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let past = Validity {
         not_before: at(now().as_secs() - 9 * 86_400),

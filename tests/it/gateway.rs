@@ -7,7 +7,7 @@ mod drain;
 mod early;
 mod flood_memory;
 mod floods;
-mod frames;
+pub mod frames;
 mod headers;
 mod http2;
 #[cfg(target_os = "linux")]

@@ -3,7 +3,7 @@
 
 mod clients;
 mod explained;
-mod pki;
+pub mod pki;
 mod revocation;
 mod rows;
 

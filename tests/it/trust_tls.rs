@@ -1,6 +1,8 @@
 //! TLS and trust over real sockets: names, key choice, tunnels, client certificates, alerts; rustls and openssl as peers.
 
 mod files;
+mod hints;
+mod kinds;
 mod server;
 mod verdicts;
 

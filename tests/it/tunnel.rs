@@ -1,6 +1,7 @@
 //! The tunnel module over pipes in memory: both ends real, no TLS, the clock paused where time matters.
 
 mod flow;
+mod hostile;
 mod life;
 mod mesh;
 mod pick;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::faults::Pipe;
-use super::requests::{Book, ROLE, Sky};
+use super::requests::{Book, ROLE, Sky, Sums};
 
 const NAMES: [&str; 2] = ["one", "two"];
 
@@ -78,8 +78,8 @@ impl World {
         }))
     }
 
-    /// Plays the whole story; returns its digest.
-    pub async fn play(self) -> u64 {
+    /// Plays the whole story; returns its digest and what became of its requests.
+    pub async fn play(self) -> (u64, Sums) {
         for index in 0..2 {
             let instance = self.instance(index);
             self.0.instances.lock().unwrap().push(instance);
@@ -109,11 +109,7 @@ impl World {
             sums.answered * 4 > sums.asked * 3,
             "{sums:?}: tunnels that break are not replaced soon enough"
         );
-        assert!(
-            sums.fair * 3 > sums.asked,
-            "{sums:?}: the storm is too strong to show anything"
-        );
-        self.0.book.digest()
+        (self.0.book.digest(), sums)
     }
 
     /// A random source of one request's or one dial's own: what happens at one moment may happen in any order, since

@@ -1,6 +1,8 @@
 //! Client certificates: which are accepted where, and what becomes of live connections when trust changes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use opencmg::pki::UnixTime;
 use opencmg::pki::issue::{Leaf, Validity};
@@ -139,5 +141,54 @@ async fn a_role_that_is_taken_out_is_unknown_and_one_that_is_put_in_is_served() 
         rig.anonymous().get(&path).await.status == 200
     })
     .await;
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_certificate_that_is_swapped_under_load_fails_no_request() {
+    const SWAPS: usize = 20;
+    let rig = Plan::new().start().await;
+    let path = mutual("SMS_MP/x");
+    let stop = Arc::new(AtomicBool::new(false));
+    // Each client makes a connection for each request, and one of them keeps one open meanwhile.
+    let asking = (0..4).map(|index| {
+        let (client, path, stop) = (rig.client(), path.clone(), Arc::clone(&stop));
+        async move {
+            let mut open = client.connect().await.unwrap();
+            let (mut served, mut shown) = (0_usize, BTreeSet::new());
+            while !stop.load(Ordering::Relaxed) {
+                let answer = client.send(get(&path)).await.unwrap();
+                assert_eq!(answer.status, 200);
+                served += 1;
+                if index == 0 {
+                    let answer = open.send(client.addressed(get(&path))).await.unwrap();
+                    assert_eq!(answer.status, 200);
+                    let tls = client.tls(&[]).await.unwrap();
+                    shown.insert(tls.get_ref().1.peer_certificates().unwrap()[0].to_vec());
+                }
+            }
+            (served, shown)
+        }
+    });
+    let asking = crate::client::spawn_all(asking);
+    for _ in 0..SWAPS {
+        let leaf = Leaf::server(&["*.opencmg.test"], Validity::days(now(), 90));
+        let mut definition = rig.definition.clone();
+        definition.tls.names[0].key_pairs =
+            vec![rig.pki.issue(&rig.pki.intermediate, "server", &leaf)];
+        let fresh = definition.tls.names[0].key_pairs[0].chain[0].to_vec();
+        rig.handle.apply(Arc::new(definition)).unwrap();
+        let client = rig.client();
+        eventually("the new certificate is shown", async || {
+            let tls = client.tls(&[]).await.unwrap();
+            tls.get_ref().1.peer_certificates().unwrap()[0].to_vec() == fresh
+        })
+        .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let ended = asking.await;
+    let served: usize = ended.iter().map(|(served, _)| served).sum();
+    assert!(served >= SWAPS, "only {served} requests");
+    assert!(ended[0].1.len() >= 2, "the client saw no swap");
     rig.finish().await;
 }

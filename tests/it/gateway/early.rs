@@ -37,7 +37,7 @@ async fn a_client_that_reads_while_it_sends_gets_all_of_the_answer_and_then_the_
     let (mut reading, mut writing) = tokio::io::split(tls);
     let sending = async {
         writing.write_all(head().as_bytes()).await.unwrap();
-        let part = [1; 64 << 10];
+        let part = vec![1; 64 << 10];
         // Ends when the gateway has closed, at the latest when everything is sent.
         for _ in 0..LARGE / part.len() {
             if writing.write_all(&part).await.is_err() {
@@ -94,7 +94,7 @@ async fn a_client_that_reads_nothing_until_it_has_sent_everything_is_given_up_in
     tls.write_all(head().as_bytes()).await.unwrap();
     let mut sent = 0;
     let closed = async {
-        let part = [1; 64 << 10];
+        let part = vec![1; 64 << 10];
         while sent < LARGE && tls.write_all(&part).await.is_ok() {
             sent += part.len();
         }

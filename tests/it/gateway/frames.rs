@@ -1,10 +1,8 @@
 //! HTTP/2 written frame by frame, for what no HTTP library would send.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_rustls::client::TlsStream;
 
 use super::rig::HOST;
 use crate::client::{Client, spawn};
@@ -141,9 +139,14 @@ pub enum Outcome {
     Closed,
 }
 
-/// The client's end of a connection.
+/// What a connection runs over.
+pub trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
+
+/// Our end of a connection.
 pub struct Peer {
-    write: WriteHalf<TlsStream<TcpStream>>,
+    write: WriteHalf<Box<dyn Io>>,
     read: mpsc::UnboundedReceiver<Frame>,
     reading: JoinHandle<()>,
 }
@@ -166,8 +169,12 @@ impl Peer {
 
     /// A connection on which nothing was sent.
     pub async fn silent(client: &Client) -> Self {
-        let tls = client.tls(&[b"h2"]).await.unwrap();
-        let (from, write) = tokio::io::split(tls);
+        Self::over(client.tls(&[b"h2"]).await.unwrap())
+    }
+
+    /// A connection on which nothing was sent.
+    pub fn over(io: impl Io + 'static) -> Self {
+        let (from, write) = tokio::io::split(Box::new(io) as Box<dyn Io>);
         let (to, read) = mpsc::unbounded_channel();
         let reading = spawn(async move {
             let _ = pump(from, to).await;
@@ -262,7 +269,7 @@ impl Peer {
 }
 
 async fn pump(
-    mut from: ReadHalf<TlsStream<TcpStream>>,
+    mut from: ReadHalf<Box<dyn Io>>,
     to: mpsc::UnboundedSender<Frame>,
 ) -> std::io::Result<()> {
     loop {

@@ -23,14 +23,14 @@ fn status(status: u16) -> Outcome {
 async fn judge(rig: &Rig, fields: &[(&str, &str)]) -> Outcome {
     let mut peer = Peer::connect(&rig.client(), &[]).await;
     assert!(peer.send(&headers(1, END_STREAM, &block(fields))).await);
-    match peer.outcome(1).await {
-        GONE => RESET,
-        RESET => {
-            assert!(peer.is_heard().await, "the connection goes on");
-            RESET
-        }
-        outcome => outcome,
+    let outcome = peer.outcome(1).await;
+    if outcome == GONE {
+        return RESET;
     }
+    if outcome == RESET {
+        assert!(peer.is_heard().await, "the connection goes on");
+    }
+    outcome
 }
 
 /// The fields of a good request, some of them in place of others.

@@ -76,6 +76,7 @@ impl Matrix {
     pub fn of_paths() -> Self {
         let mut matrix = Self::bare();
         matrix.leaves();
+        matrix.usages();
         matrix.issuers();
         matrix.intermediates_sent_or_configured();
         matrix.cross_signed();
@@ -117,94 +118,76 @@ impl Matrix {
         self.rows.last_mut().unwrap()
     }
 
+    /// A client of the trusted intermediate, which is sent.
+    fn of_issuing(&self, file: &str, params: &rcgen::CertificateParams) -> Shown {
+        let rest = [&self.issuing.der];
+        self.folder
+            .client(file, &self.issuing, params, &key(), &rest)
+    }
+
     fn leaves(&mut self) {
         let day = Duration::from_secs(86_400);
+        let shown = self.of_issuing("valid", &client("pc.corp.test"));
+        self.served("valid", shown);
         let mut expired = client("pc.corp.test");
         expired.not_before = (SystemTime::now() - 9 * day).into();
         expired.not_after = (SystemTime::now() - day).into();
+        let shown = self.of_issuing("expired", &expired);
+        self.refused("expired", shown, "certificate-expired", EXPIRED);
         let mut future = client("pc.corp.test");
         future.not_before = (SystemTime::now() + day).into();
+        let shown = self.of_issuing("future", &future);
+        self.refused("not yet valid", shown, "certificate-not-yet-valid", EXPIRED);
+        let mut of_ca = authority("pc.corp.test");
+        of_ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let shown = self.of_issuing("ca-as-leaf", &of_ca);
+        self.refused(
+            "a CA certificate as leaf",
+            shown,
+            "certificate-invalid",
+            BAD_CERTIFICATE,
+        );
+
+        let (params, reason) = (client("pc.corp.test"), "certificate-unknown-issuer");
+        let shown = self
+            .folder
+            .client("unrelated", &self.stranger, &params, &key(), &[]);
+        self.refused("of an unknown CA", shown.clone(), reason, UNKNOWN_CA);
+        let what = "unrelated, on an endpoint that the backend judges";
+        let row = self.refused(what, shown, reason, UNKNOWN_CA);
+        row.at_backend = true;
+        row.answered = [Served; 2];
+    }
+
+    fn usages(&mut self) {
         let usage = |usages: &[ExtendedKeyUsagePurpose]| {
             let mut params = client("pc.corp.test");
             params.extended_key_usages = usages.to_vec();
             params
         };
-        let mut of_ca = authority("pc.corp.test");
-        of_ca.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        let issue = |folder: &Folder, file: &str, params: &_| {
-            folder.client(file, &self.issuing, params, &key(), &[&self.issuing.der])
-        };
-        let folder = &self.folder;
-        let shown = [
-            issue(folder, "valid", &client("pc.corp.test")),
-            issue(folder, "expired", &expired),
-            issue(folder, "future", &future),
-            issue(folder, "no-usage", &usage(&[])),
-            issue(
-                folder,
+        let shown = self.of_issuing("no-usage", &usage(&[]));
+        self.served("without extended key usage", shown);
+        let wrong = [
+            (
+                "for servers only",
                 "server-usage",
-                &usage(&[ExtendedKeyUsagePurpose::ServerAuth]),
+                ExtendedKeyUsagePurpose::ServerAuth,
             ),
-            issue(folder, "any-usage", &usage(&[ExtendedKeyUsagePurpose::Any])),
-            issue(folder, "ca-as-leaf", &of_ca),
+            (
+                "for any usage but not for clients",
+                "any-usage",
+                ExtendedKeyUsagePurpose::Any,
+            ),
         ];
-        let [
-            valid,
-            expired,
-            future,
-            no_usage,
-            server_usage,
-            any_usage,
-            of_ca,
-        ] = shown;
-        let unrelated = folder.client(
-            "unrelated",
-            &self.stranger,
-            &client("pc.corp.test"),
-            &key(),
-            &[],
-        );
-        self.served("valid", valid);
-        self.refused("expired", expired, "certificate-expired", EXPIRED);
-        self.refused(
-            "not yet valid",
-            future,
-            "certificate-not-yet-valid",
-            EXPIRED,
-        );
-        self.served("without extended key usage", no_usage);
-        self.refused(
-            "for servers only",
-            server_usage,
-            "certificate-wrong-usage",
-            UNSUPPORTED_CERTIFICATE,
-        );
-        self.refused(
-            "for any usage but not for clients",
-            any_usage,
-            "certificate-wrong-usage",
-            UNSUPPORTED_CERTIFICATE,
-        );
-        self.refused(
-            "a CA certificate as leaf",
-            of_ca,
-            "certificate-invalid",
-            BAD_CERTIFICATE,
-        );
-        self.refused(
-            "of an unknown CA",
-            unrelated.clone(),
-            "certificate-unknown-issuer",
-            UNKNOWN_CA,
-        );
-        let row = self.refused(
-            "unrelated, on an endpoint that the backend judges",
-            unrelated,
-            "certificate-unknown-issuer",
-            UNKNOWN_CA,
-        );
-        row.at_backend = true;
-        row.answered = [Served; 2];
+        for (what, file, purpose) in wrong {
+            let shown = self.of_issuing(file, &usage(&[purpose]));
+            self.refused(
+                what,
+                shown,
+                "certificate-wrong-usage",
+                UNSUPPORTED_CERTIFICATE,
+            );
+        }
     }
 
     /// A client below a CA of its own, which the trusted intermediate has certified; all are sent.

@@ -90,6 +90,22 @@ fn pfx_files_open_with_legacy_and_modern_ciphers() {
 }
 
 #[test]
+fn a_pfx_file_of_java_opens_and_one_with_two_keys_is_told() {
+    // Made by keytool of Java 17: -genkeypair -keyalg EC -groupname secp256r1 -storetype PKCS12.
+    let pair = load_pfx(include_bytes!("../keytool/one-key.p12"), "changeit").unwrap();
+    assert_eq!(pair.leaf().unwrap().dns_names, ["gw.test"]);
+    assert!(pair.key_matches());
+    let error = load_pfx(include_bytes!("../keytool/two-keys.p12"), "changeit").unwrap_err();
+    assert!(matches!(error, PkiError::SeveralKeys(2)), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "2 private keys are in the file (exactly one is allowed)"
+    );
+    let error = load_pfx(include_bytes!("../keytool/one-key.p12"), "other").unwrap_err();
+    assert!(matches!(error, PkiError::WrongPassword), "{error}");
+}
+
+#[test]
 fn a_pfx_file_without_a_key_or_cut_short_is_told() {
     let folder = Folder::new(KeyAlgorithm::EcdsaP256);
     let error = load_pfx(&folder.pfx(" -nokeys"), "pässword").unwrap_err();
