@@ -5,11 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use opencmg::pki::{Crl, CrlError};
 
-use super::clients::Outcome::{Alert, Refused};
 use super::pki::{Ca, Shown, authority, client, key, revocation_list};
 use super::rows::{Matrix, UNKNOWN_CA};
 
-const BAD_CERTIFICATE: u8 = 42;
 const REVOKED: u8 = 44;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -49,12 +47,7 @@ impl Matrix {
         let ca = matrix.root.below(authority("Stale"), key());
         matrix.add(&revocation_list(&ca, &[], past - 48 * HOUR, past), &[&ca]);
         let shown = matrix.below(&ca, "stale");
-        matrix.row(
-            "a CRL that has expired",
-            shown,
-            Refused("crl-stale"),
-            Alert(BAD_CERTIFICATE, "crl-stale"),
-        );
+        matrix.refused("a CRL that has expired", shown, "crl-stale", UNKNOWN_CA);
 
         let ca = matrix.root.below(authority("Future"), key());
         matrix.add(&revocation_list(&ca, &[], soon, soon + HOUR), &[&ca]);
