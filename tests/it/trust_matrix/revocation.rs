@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use opencmg::pki::{Crl, CrlError};
 
+use super::clients::Outcome::{Alert, Refused};
 use super::pki::{Ca, Shown, authority, client, key, revocation_list};
 use super::rows::{Matrix, UNKNOWN_CA};
 
+const BAD_CERTIFICATE: u8 = 42;
 const REVOKED: u8 = 44;
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -47,7 +49,12 @@ impl Matrix {
         let ca = matrix.root.below(authority("Stale"), key());
         matrix.add(&revocation_list(&ca, &[], past - 48 * HOUR, past), &[&ca]);
         let shown = matrix.below(&ca, "stale");
-        matrix.refused("a CRL that has expired", shown, "crl-stale", UNKNOWN_CA);
+        matrix.row(
+            "a CRL that has expired",
+            shown,
+            Refused("crl-stale"),
+            Alert(BAD_CERTIFICATE, "crl-stale"),
+        );
 
         let ca = matrix.root.below(authority("Future"), key());
         matrix.add(&revocation_list(&ca, &[], soon, soon + HOUR), &[&ca]);
