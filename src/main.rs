@@ -1,7 +1,8 @@
 //! The `opencmg` binary: hands its arguments to [`opencmg::cli`].
 
+#[cfg(unix)]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     opencmg::cli::run(std::env::args_os())

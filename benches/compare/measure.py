@@ -9,7 +9,7 @@ from machine import Failure
 WARM_UP = 0.6
 RELOADS = 4
 # A connection that has just been used is not idle yet, and allocators take their time to give back.
-IDLE_FOR = 5
+IDLE_FOR = 15
 
 
 def cost(world, candidate, row, **changes):

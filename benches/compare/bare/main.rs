@@ -13,8 +13,9 @@ mod point;
 
 use tokio::net::TcpStream;
 
+#[cfg(unix)]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What a connection buffers in HTTP/1.1 in each direction.
 const BUFFER: usize = 128 << 10;
