@@ -1,8 +1,12 @@
+mod issuers;
+mod sets;
+
 use std::time::Duration;
 
 use super::*;
-use crate::pki::issue::{Authority as Ca, Key, KeyAlgorithm, Leaf, Purpose, Validity};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa};
+
+use crate::pki::issue::{Authority as Ca, Key, KeyAlgorithm, Leaf, Purpose, Validity};
 
 const NOW: u64 = 1_800_000_000;
 
@@ -229,93 +233,6 @@ fn usage_must_name_client_authentication_or_nothing() {
     verify(&world.anchors(&[]), &chain_of(&world.issuing, &leaf)).unwrap();
 }
 
-/// A CA below `root` made with rcgen, for what an [`Ca`] does not make.
-fn raw_ca(
-    parent: &rcgen::Issuer<'_, rcgen::KeyPair>,
-    name: &str,
-    is_ca: IsCa,
-) -> (
-    CertificateDer<'static>,
-    rcgen::Issuer<'static, rcgen::KeyPair>,
-) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = is_ca;
-    params.not_before = time::OffsetDateTime::from_unix_timestamp(0).unwrap();
-    let made = params.signed_by(&key, parent).unwrap();
-    (made.der().clone(), rcgen::Issuer::new(params, key))
-}
-
-fn raw_root() -> (
-    CertificateDer<'static>,
-    rcgen::Issuer<'static, rcgen::KeyPair>,
-) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "Root");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let made = params.self_signed(&key).unwrap();
-    (made.der().clone(), rcgen::Issuer::new(params, key))
-}
-
-#[test]
-fn an_issuer_that_is_no_ca_is_named() {
-    let (root, issuer) = raw_root();
-    let (middle, issuer) = raw_ca(&issuer, "No CA", IsCa::ExplicitNoCa);
-    let (leaf, _) = raw_ca(&issuer, "pc-1.test", IsCa::ExplicitNoCa);
-    let anchors = Anchors::build(&[root], &[], Limits::default()).unwrap();
-    assert_fault(
-        verify(&anchors, &[leaf, middle]),
-        Reason::CertificateInvalid,
-        "CN=No CA",
-        "is not a CA's",
-    );
-}
-
-#[test]
-fn an_issuer_that_may_not_sign_certificates_is_named() {
-    let (root, issuer) = raw_root();
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "Only CRLs");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
-    let middle = params.signed_by(&key, &issuer).unwrap().der().clone();
-    let (leaf, _) = raw_ca(
-        &rcgen::Issuer::new(params, key),
-        "pc-1.test",
-        IsCa::ExplicitNoCa,
-    );
-    let anchors = Anchors::build(&[root], &[], Limits::default()).unwrap();
-    assert_fault(
-        verify(&anchors, &[leaf, middle]),
-        Reason::CertificateInvalid,
-        "CN=Only CRLs",
-        "is not a CA's",
-    );
-}
-
-#[test]
-fn a_path_longer_than_a_ca_allows_is_refused() {
-    let (root, issuer) = raw_root();
-    let (first, issuer) = raw_ca(&issuer, "Short", IsCa::Ca(BasicConstraints::Constrained(0)));
-    let (second, issuer) = raw_ca(&issuer, "Deep", IsCa::Ca(BasicConstraints::Unconstrained));
-    let (leaf, _) = raw_ca(&issuer, "pc-1.test", IsCa::ExplicitNoCa);
-    let anchors = Anchors::build(&[root], &[], Limits::default()).unwrap();
-    assert_fault(
-        verify(&anchors, &[leaf, second, first]),
-        Reason::CertificateInvalid,
-        "CN=Short",
-        "allows 0 CA certificates below it",
-    );
-}
-
 #[test]
 fn a_ca_certificate_is_no_client() {
     let world = World::new();
@@ -395,86 +312,4 @@ fn bytes(certificates: &[CertificateDer<'_>]) -> Vec<Bytes> {
         .iter()
         .map(|der| Bytes::copy_from_slice(der))
         .collect()
-}
-
-#[test]
-fn a_set_is_built_whole_or_every_problem_is_told() {
-    let world = World::new();
-    let others = [root("A"), root("B")];
-    let leaf = world.client(days(-1, 1)).remove(0);
-    let three = ders(&[&world.root, &others[0], &others[1]]);
-    assert_eq!(
-        Anchors::build(&three, &[], Limits::default()).unwrap_err(),
-        ["3 trust anchors are given (2 are allowed; max-anchors raises this up to 16)"]
-    );
-    Anchors::build(
-        &three,
-        &[],
-        Limits {
-            anchors: 3,
-            intermediates: 4,
-        },
-    )
-    .unwrap();
-    // One that is given twice counts once.
-    Anchors::build(
-        &[three.clone(), three[..1].to_vec()].concat()[1..],
-        &[],
-        Limits {
-            anchors: 3,
-            intermediates: 4,
-        },
-    )
-    .unwrap();
-    let wrong = Anchors::build(
-        &[ders(&[&world.issuing]), vec![leaf]].concat(),
-        &ders(&[&world.root]),
-        Limits::default(),
-    );
-    assert_eq!(
-        wrong.unwrap_err(),
-        [
-            "the trust anchor \"CN=pc-1.test\" is not a CA certificate",
-            "the trust anchor \"CN=Issuing\" is no root but issued by \"CN=Root\" (list it as an intermediate, and its root as a trust anchor)",
-            "the intermediate \"CN=Root\" is a root (list it as a trust anchor)",
-        ]
-    );
-    assert_eq!(
-        Anchors::build(&[], &[], Limits::default()).unwrap_err(),
-        ["no trust anchor is given (at least one root is needed)"]
-    );
-}
-
-#[test]
-fn hints_are_all_none_or_the_listed_names() {
-    let world = World::new();
-    let anchors = world.anchors(&[&world.issuing]);
-    assert_eq!(anchors.hints(&Hints::None).unwrap(), Vec::<Vec<u8>>::new());
-    assert_eq!(anchors.hints(&Hints::All).unwrap().len(), 2);
-    let issuing = Certificate::parse(world.issuing.certificate()).unwrap();
-    let list = Hints::List(vec!["CN=Issuing".to_owned()]);
-    assert_eq!(anchors.hints(&list).unwrap(), [issuing.subject_der]);
-    let list = Hints::List(vec!["CN=Nobody".to_owned()]);
-    assert_eq!(
-        anchors.hints(&list).unwrap_err(),
-        [
-            "no trust anchor and no intermediate has the name \"CN=Nobody\" (one of \"CN=Root\", \"CN=Issuing\" is allowed)"
-        ]
-    );
-}
-
-#[test]
-fn the_crls_of_configured_intermediates_are_wanted_from_their_issuers() {
-    let (root, other) = (root("Root"), root("Other"));
-    let root = root.with_crl_points(&["http://crl.test/root.crl"]);
-    let issuing = root
-        .intermediate("Issuing", key(), days(-10, 1000))
-        .unwrap();
-    let astray = other
-        .intermediate("Astray", key(), days(-10, 1000))
-        .unwrap();
-    let wanted = anchors(&[&root], &[&issuing, &astray]).wanted();
-    assert_eq!(wanted.len(), 1);
-    assert_eq!(wanted[0].issuer, *root.certificate());
-    assert_eq!(wanted[0].urls, ["http://crl.test/root.crl"]);
 }
