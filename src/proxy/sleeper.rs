@@ -21,6 +21,25 @@ use super::stream::Stream;
 
 type Awake<IO, S> = http1::UpgradeableConnection<TokioIo<Stream<IO>>, S>;
 
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can serve a connection of HTTP/1.1.
+pub(super) trait Service:
+    HttpService<
+        Incoming,
+        ResBody: Body<Data = Bytes, Error: Into<Fault>> + 'static,
+        Error: Into<Fault>,
+    > + Unpin
+{
+}
+
+impl<S> Service for S
+where
+    S: HttpService<Incoming, Error: Into<Fault>> + Unpin,
+    S::ResBody: Body<Data = Bytes, Error: Into<Fault>> + 'static,
+{
+}
+
 /// A connection that is served by `S` whenever it is awake.
 pub(super) struct Sleeper<IO, S>
 where
@@ -44,10 +63,7 @@ where
 impl<IO, S> Sleeper<IO, S>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: HttpService<Incoming> + Unpin,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::ResBody: Body<Data = Bytes> + 'static,
-    <S::ResBody as Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service,
 {
     /// A connection on `stream`, awake.
     pub(super) fn new(server: http1::Builder, stream: Stream<IO>, service: S) -> Self {
@@ -69,10 +85,7 @@ where
 impl<IO, S> Future for Sleeper<IO, S>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: HttpService<Incoming> + Unpin,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::ResBody: Body<Data = Bytes> + 'static,
-    <S::ResBody as Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service,
 {
     type Output = hyper::Result<()>;
 
@@ -100,10 +113,7 @@ where
 impl<IO, S> WindUp for Sleeper<IO, S>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: HttpService<Incoming> + Unpin,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    S::ResBody: Body<Data = Bytes> + 'static,
-    <S::ResBody as Body>::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service,
 {
     fn wind_up(mut self: Pin<&mut Self>) {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
