@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::client::get;
 use crate::publisher::Publisher;
-use crate::world::{HOST, Plan, World, eventually, mutual, now, within};
+use crate::world::{HOST, Plan, World, eventually, mp_list, now, within};
 
 const LOOPBACK: &str = "allow-addresses = [\"127.0.0.0/8\"]\n";
 
@@ -77,7 +77,7 @@ impl Fetching {
     }
 
     async fn status_of(&self, name: &str) -> (StatusCode, String) {
-        let answer = self.world.client(name).get(&path()).await;
+        let answer = self.world.client(name).get(&mp_list()).await;
         (answer.status, answer.phrase)
     }
 
@@ -85,10 +85,6 @@ impl Fetching {
         self.world.finish().await;
         self.backend.stop().await;
     }
-}
-
-fn path() -> String {
-    mutual("SMS_MP/.sms_aut?MPLIST")
 }
 
 const UNKNOWN: &str = "CMGService_ClientCertificateRevocationUnknown";
@@ -202,7 +198,7 @@ async fn a_crl_is_refreshed_before_it_goes_stale_and_closes_who_is_on_the_new_on
     let client = fetching.world.client("field-1");
     let mut open = client.connect().await.unwrap();
     let mut served = async || {
-        let mut request = get(&path());
+        let mut request = get(&mp_list());
         request.headers_mut().insert("host", HOST.parse().unwrap());
         let answer = open.send(request).await;
         answer.is_ok_and(|answer| answer.status == StatusCode::OK)
@@ -297,18 +293,18 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
     assert_ne!(file, number_2);
     // The file has number 1: the highest number wins, wherever it comes from.
     assert_eq!(
-        world.client("pc-1").get(&path()).await.status,
+        world.client("pc-1").get(&mp_list()).await.status,
         StatusCode::OK
     );
     publisher.publish("/intermediate.crl", &number_2);
     eventually("the fetched CRL is in force", async || {
         // A client that is revoked while it asks loses its connection.
-        let answer = world.client("pc-1").send(get(&path())).await;
+        let answer = world.client("pc-1").send(get(&mp_list())).await;
         answer.is_ok_and(|answer| answer.phrase == "CMGService_ClientCertificateRevoked")
     })
     .await;
     assert_eq!(
-        world.client("pc-2").get(&path()).await.status,
+        world.client("pc-2").get(&mp_list()).await.status,
         StatusCode::OK
     );
     world.finish().await;
@@ -331,7 +327,7 @@ async fn a_crl_that_went_stale_serves_through_its_grace_and_is_told() {
     eventually("the grace is over", async || {
         // A client whose grace ends while it asks loses its connection.
         let client = fetching.world.client("field-1");
-        let answer = client.send(get(&path())).await;
+        let answer = client.send(get(&mp_list())).await;
         answer.is_ok_and(|answer| answer.phrase == "CMGService_ClientCertificateCrlStale")
     })
     .await;

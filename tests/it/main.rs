@@ -35,6 +35,7 @@ mod publisher;
 mod relay;
 mod requests;
 mod revocation;
+mod served;
 mod slow;
 #[cfg(target_os = "linux")]
 mod systemd;

@@ -1,13 +1,13 @@
 //! Overload: storms of handshakes, many clients behind one address, more work than there is room for, and memory that
 //! thousands of stalled clients would take.
 
+use crate::served::live;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Request, StatusCode};
-use http_body_util::Full;
 use opencmg::cli::builtin::{BuiltIn, Options, content};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -16,8 +16,8 @@ use tokio_rustls::client::TlsStream;
 
 use crate::backend::{self, Backend};
 use crate::client::{Client, Connection, get};
-use crate::load::{Load, Running};
-use crate::world::{HOST, Node, Plan, World, eventually, mutual, server, within};
+use crate::load::Running;
+use crate::world::{HOST, Node, Plan, World, eventually, mp_list, mutual, server, within};
 
 /// How many clients come at once after an outage.
 const STORM: usize = 1_000;
@@ -28,21 +28,10 @@ const BEHIND_ONE_ADDRESS: usize = 3_000;
 /// How many clients stall.
 const STALLED: usize = 2_000;
 
-fn live(world: &World) -> Running {
-    let request = |_| {
-        let request = Request::get(mutual("SMS_MP/.sms_aut?MPLIST")).header("host", HOST);
-        request.body(Full::default()).unwrap()
-    };
-    Load::new(world.gateways[0].address, request)
-        .tls(world.client("pc-1").configuration(), HOST)
-        .connections(4)
-        .start()
-}
-
 /// A client that comes back after an outage: a handshake, a request, and a connection that stays.
 async fn comes_back(client: &Client) -> Connection {
     let mut connection = client.connect().await.unwrap();
-    let request = client.addressed(get(&mutual("SMS_MP/.sms_aut?MPLIST")));
+    let request = client.addressed(get(&mp_list()));
     let answer = connection.send(request).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK);
     connection
@@ -90,7 +79,7 @@ async fn three_thousand_clients_behind_one_address_are_all_served() {
     assert_eq!(connections.len(), BEHIND_ONE_ADDRESS);
     // They are all still there.
     for connection in connections.iter_mut().step_by(100) {
-        let request = client.addressed(get(&mutual("SMS_MP/.sms_aut?MPLIST")));
+        let request = client.addressed(get(&mp_list()));
         assert_eq!(
             connection.send(request).await.unwrap().status,
             StatusCode::OK

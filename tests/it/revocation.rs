@@ -1,5 +1,6 @@
 //! Revocation from files: who is revoked while connected, and CRLs that are not what they should be.
 
+use crate::served::is_served;
 use std::fs;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::issue::{Leaf, Validity, crl_to_pem};
 use opencmg::pki::{Crl, Serial};
 
-use crate::client::{Connection, get};
-use crate::world::{HOST, Plan, World, eventually, mutual, now, within};
+use crate::client::get;
+use crate::world::{Plan, World, eventually, mp_list, now, within};
 
 /// What a revoked client may still have.
 const IN_FORCE: Duration = Duration::from_secs(5);
@@ -21,17 +22,6 @@ async fn start() -> (World, BuiltIn) {
         .start()
         .await;
     (world, backend)
-}
-
-fn path() -> String {
-    mutual("SMS_MP/.sms_aut?MPLIST")
-}
-
-async fn is_served(connection: &mut Connection) -> bool {
-    let mut request = get(&path());
-    request.headers_mut().insert("host", HOST.parse().unwrap());
-    let answer = connection.send(request).await;
-    answer.is_ok_and(|answer| answer.status == StatusCode::OK)
 }
 
 #[tokio::test]
@@ -57,7 +47,7 @@ async fn a_client_revoked_while_connected_loses_its_connection_and_its_session()
     let resumed = world.gateways[0]
         .metric("opencmg_handshakes_total", "resumed")
         .await;
-    let refused = revoked.get(&path()).await;
+    let refused = revoked.get(&mp_list()).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert_eq!(refused.phrase, "CMGService_ClientCertificateRevoked");
     let gateway = &world.gateways[0];
@@ -72,7 +62,7 @@ async fn a_client_revoked_while_connected_loses_its_connection_and_its_session()
     // Being taken off the list again is in force as soon.
     pki.revoke(&pki.intermediate, "intermediate", 3, &[]);
     let back = eventually("the client is served again", async || {
-        revoked.get(&path()).await.status == StatusCode::OK
+        revoked.get(&mp_list()).await.status == StatusCode::OK
     });
     within(IN_FORCE, "the CRL", back).await;
     world.finish().await;
@@ -123,7 +113,7 @@ async fn a_crl_that_is_none_changes_nothing_and_is_named() {
     gateway.says("it is larger than 128 MiB").await;
     assert!(is_served(&mut open).await);
     assert_eq!(
-        world.client("pc-1").get(&path()).await.status,
+        world.client("pc-1").get(&mp_list()).await.status,
         StatusCode::OK
     );
 
@@ -153,7 +143,7 @@ async fn without_a_crl_a_client_is_refused_unless_the_policy_says_otherwise() {
     let answers = async |wanted: &str| {
         eventually(wanted, async || {
             // A client that is not trusted while it asks loses its connection.
-            let Ok(answer) = client.send(get(&path())).await else {
+            let Ok(answer) = client.send(get(&mp_list())).await else {
                 return false;
             };
             match answer.status {
@@ -205,7 +195,7 @@ async fn an_intermediate_that_is_revoked_takes_its_clients_along() {
     pki.revoke(&pki.root, "root", 2, &["intermediate"]);
     let closed = eventually("its client is closed", async || !is_served(&mut open).await);
     within(IN_FORCE, "the CRL", closed).await;
-    let refused = world.client("pc-2").get(&path()).await;
+    let refused = world.client("pc-2").get(&mp_list()).await;
     assert_eq!(refused.phrase, "CMGService_ClientCertificateRevoked");
     world.gateways[0]
         .says("\"CN=OpenCMG Test Intermediate\" was revoked")
@@ -217,7 +207,7 @@ async fn an_intermediate_that_is_revoked_takes_its_clients_along() {
         &Leaf::client("pc-9", Validity::days(now(), 9)),
     );
     assert_eq!(
-        world.client("pc-9").get(&path()).await.status,
+        world.client("pc-9").get(&mp_list()).await.status,
         StatusCode::OK
     );
     world.finish().await;

@@ -1,5 +1,6 @@
 //! Slow and greedy peers against the real binary: slowhttptest in all its modes, slow handshakes, and clients that leave.
 
+use crate::served::live;
 use std::fs::File;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -7,15 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::spawn;
-use crate::load::{Load, Running};
-use crate::world::{HOST, MANAGEMENT_POINT, Plan, World, eventually, mutual, server, within};
+use crate::world::{MANAGEMENT_POINT, Plan, World, eventually, mutual, server, within};
 
 /// How many slow connections each attack opens.
 const SLOW: usize = 200;
@@ -33,18 +33,6 @@ async fn world() -> (World, [BuiltIn; 2]) {
     let [point, update] = &backends;
     let plan = Plan::new().connection_point(&point.url(), &update.url());
     (plan.gateway(LIMITS).start().await, backends)
-}
-
-/// Clients with certificates that send requests all the time.
-fn live(world: &World) -> Running {
-    let request = |_| {
-        let request = Request::get(mutual("SMS_MP/.sms_aut?MPLIST")).header("host", HOST);
-        request.body(Full::default()).unwrap()
-    };
-    Load::new(world.gateways[0].address, request)
-        .tls(world.client("pc-1").configuration(), HOST)
-        .connections(4)
-        .start()
 }
 
 /// Runs slowhttptest while live clients send requests, each of which must be answered.

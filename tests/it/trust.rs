@@ -1,5 +1,6 @@
 //! Trust that changes while connections live: certificates, anchors and connection points replaced on disk.
 
+use crate::served::is_served;
 use std::fs;
 use std::time::Duration;
 
@@ -9,10 +10,7 @@ use opencmg::pki::issue::{Leaf, Validity, certificates_to_pem};
 
 use rustls::pki_types::UnixTime;
 
-use crate::client::{Connection, get};
-use crate::world::{
-    HOST, Node, Plan, SOFTWARE_UPDATE_POINT, World, eventually, mutual, now, within,
-};
+use crate::world::{Node, Plan, SOFTWARE_UPDATE_POINT, World, eventually, mp_list, now, within};
 
 /// What the design allows for a change on disk to be in force.
 const IN_FORCE: Duration = Duration::from_secs(2);
@@ -29,17 +27,6 @@ async fn start() -> (World, BuiltIn) {
 async fn finish(world: World, backend: BuiltIn) {
     world.finish().await;
     backend.stop().await;
-}
-
-fn path() -> String {
-    mutual("SMS_MP/.sms_aut?MPLIST")
-}
-
-async fn is_served(connection: &mut Connection) -> bool {
-    let mut request = get(&path());
-    request.headers_mut().insert("host", HOST.parse().unwrap());
-    let answer = connection.send(request).await;
-    answer.is_ok_and(|answer| answer.status == StatusCode::OK)
 }
 
 #[tokio::test]
@@ -84,7 +71,7 @@ async fn a_replaced_anchor_closes_whom_it_verified_and_refuses_their_resumption(
     });
     within(IN_FORCE, "the change", closed).await;
     // The same TLS configuration holds the session of the first connection and resumes it.
-    let refused = client.get(&path()).await;
+    let refused = client.get(&mp_list()).await;
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
     assert_eq!(refused.phrase, "CMGService_ClientCertificateUnknownIssuer");
     world.gateways[0].says("certificate-unknown-issuer").await;
@@ -93,7 +80,7 @@ async fn a_replaced_anchor_closes_whom_it_verified_and_refuses_their_resumption(
         certificates_to_pem(&[world.pki.root.certificate().clone()]),
     );
     let back = eventually("the anchor is back", async || {
-        client.get(&path()).await.status == StatusCode::OK
+        client.get(&mp_list()).await.status == StatusCode::OK
     });
     within(IN_FORCE, "the change back", back).await;
     finish(world, backend).await;
@@ -113,7 +100,7 @@ async fn a_bad_set_changes_nothing_and_raises_the_metric() {
     .await;
     assert!(is_served(&mut open).await);
     assert_eq!(
-        client.get(&path()).await.status,
+        client.get(&mp_list()).await.status,
         StatusCode::OK,
         "the last good set is not in force"
     );
@@ -144,7 +131,7 @@ async fn a_connection_point_taken_out_of_the_definition_loses_its_tunnels_within
         .says("connection-point-removed")
         .await;
     assert_eq!(
-        world.client("pc-1").get(&path()).await.status,
+        world.client("pc-1").get(&mp_list()).await.status,
         StatusCode::OK
     );
     finish(world, backend).await;
@@ -172,7 +159,7 @@ async fn a_refused_certificate_is_named_in_the_log_and_in_the_phrase() {
         ("stranger", "CMGService_ClientCertificateUnknownIssuer"),
         ("server-only", "CMGService_ClientCertificateWrongUsage"),
     ] {
-        let answer = world.client(name).get(&path()).await;
+        let answer = world.client(name).get(&mp_list()).await;
         assert_eq!(answer.status, StatusCode::FORBIDDEN);
         assert_eq!(answer.phrase, phrase);
         assert_eq!(answer.headers["connection"], "close");

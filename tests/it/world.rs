@@ -35,6 +35,11 @@ pub fn mutual(rest: &str) -> String {
     format!("/CCM_Proxy_MutualAuth/{MANAGEMENT_POINT}/{rest}")
 }
 
+/// What a client with a certificate may always ask a management point for: the list of its kind.
+pub fn mp_list() -> String {
+    mutual("SMS_MP/.sms_aut?MPLIST")
+}
+
 /// The path of a software update point's endpoint for clients without one.
 pub fn server(rest: &str) -> String {
     format!("/CCM_Proxy_ServerAuth/{SOFTWARE_UPDATE_POINT}/{rest}")

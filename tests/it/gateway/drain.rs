@@ -4,38 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::Response;
 use http_body_util::BodyExt;
-use tokio::sync::Notify;
 
-use super::rig::{Plan, answering, body, echo, mutual};
+use super::rig::{holding, mutual};
 use crate::client::{get, spawn};
 use crate::world::{eventually, plain_get, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// A rig whose answers under `hold` wait to be released.
-fn holding() -> (Plan, Arc<Notify>) {
-    let mut plan = Plan::new();
-    let release = Arc::new(Notify::new());
-    let held = release.clone();
-    plan.handler = answering(move |incoming| {
-        let held = held.clone();
-        async move {
-            if incoming.request.uri().path().ends_with("hold") {
-                held.notified().await;
-                let _ = incoming.respond.send(Response::new(body("late"))).await;
-            } else {
-                echo(incoming).await;
-            }
-        }
-    });
-    (plan, release)
-}
-
 #[tokio::test]
 async fn what_is_under_way_ends_well_and_health_says_so() {
-    let (plan, release) = holding();
+    let (plan, release) = holding(|path| path.ends_with("hold"));
     let rig = plan.start().await;
     let health = rig.addresses.health.unwrap();
     assert_eq!(plain_get(health, "/healthz").await.0, 200);
@@ -78,7 +57,7 @@ async fn what_is_under_way_ends_well_and_health_says_so() {
 
 #[tokio::test]
 async fn a_long_poll_is_told_to_come_again_and_nothing_else_is_lost() {
-    let (plan, _release) = holding();
+    let (plan, _release) = holding(|path| path.ends_with("hold"));
     let rig = plan.start().await;
     let client = rig.client();
     let polling = {
@@ -135,7 +114,7 @@ async fn a_long_poll_is_told_to_come_again_and_nothing_else_is_lost() {
 
 #[tokio::test]
 async fn the_deadline_ends_what_is_left() {
-    let (mut plan, _release) = holding();
+    let (mut plan, _release) = holding(|path| path.ends_with("hold"));
     plan.settings.drain_deadline = Duration::from_millis(300);
     let rig = plan.start().await;
     let client = rig.client();

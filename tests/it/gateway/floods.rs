@@ -1,16 +1,12 @@
 //! HTTP/2 clients that cost more than they should: the connection that exceeds a budget goes, the others do not notice.
 
-use std::sync::Arc;
 use std::time::Duration;
-
-use http::Response;
-use tokio::sync::Notify;
 
 use super::frames::{
     CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PRIORITY, Peer,
     REFUSED_STREAM, field, frame, headers, kept_field, ping, request, reset, settings, window,
 };
-use super::rig::{Plan, Rig, answering, body, mutual, server};
+use super::rig::{Plan, Rig, holding, mutual, server};
 use crate::client::{Client, Connection, get};
 use crate::world::eventually;
 
@@ -71,26 +67,9 @@ impl Scene {
     }
 }
 
-/// A handler that answers nothing until it is told to.
-fn holding() -> (Plan, Arc<Notify>) {
-    let mut plan = Plan::new();
-    let release = Arc::new(Notify::new());
-    let held = release.clone();
-    plan.handler = answering(move |incoming| {
-        let held = held.clone();
-        async move {
-            if !incoming.request.uri().path().ends_with("beside") {
-                held.notified().await;
-            }
-            let _ = incoming.respond.send(Response::new(body("late"))).await;
-        }
-    });
-    (plan, release)
-}
-
 #[tokio::test]
 async fn a_client_that_takes_its_requests_back_one_by_one_is_stopped() {
-    let (plan, _held) = holding();
+    let (plan, _held) = holding(|path| !path.ends_with("beside"));
     let scene = Scene::of(plan).await;
     let mut peer = scene.peer().await;
     let block = request("GET", &mutual("SMS_MP/x"));
@@ -124,7 +103,7 @@ async fn a_client_that_takes_back_requests_before_they_are_looked_at_is_stopped(
 
 #[tokio::test]
 async fn a_client_that_makes_the_gateway_reset_its_streams_is_stopped() {
-    let (plan, _held) = holding();
+    let (plan, _held) = holding(|path| !path.ends_with("beside"));
     let scene = Scene::of(plan).await;
     let mut peer = scene.peer().await;
     let block = request("GET", &mutual("SMS_MP/x"));
@@ -148,7 +127,7 @@ async fn a_client_that_makes_the_gateway_reset_its_streams_is_stopped() {
 
 #[tokio::test]
 async fn a_client_that_ignores_the_limit_of_streams_is_refused_and_then_stopped() {
-    let (mut plan, _held) = holding();
+    let (mut plan, _held) = holding(|path| !path.ends_with("beside"));
     plan.settings.proxy.streams = 10;
     let scene = Scene::of(plan).await;
     let mut peer = scene.peer().await;
@@ -240,7 +219,7 @@ async fn a_client_that_keeps_its_window_shut_is_given_up() {
 
 #[tokio::test]
 async fn a_flood_of_empty_data_is_stopped_and_costs_no_tunnel() {
-    let (plan, _held) = holding();
+    let (plan, _held) = holding(|path| !path.ends_with("beside"));
     let scene = Scene::of(plan).await;
     let block = request("POST", &mutual("CCM_System/request"));
     // As many as one connection may send, on several: what reaches the tunnel would be too many there.
@@ -298,7 +277,7 @@ async fn a_cookie_in_thousands_of_crumbs_is_refused_or_stopped() {
 
 #[tokio::test]
 async fn a_head_of_http2_that_is_never_finished_is_given_up_beside_live_requests() {
-    let (mut plan, release) = holding();
+    let (mut plan, release) = holding(|path| !path.ends_with("beside"));
     plan.settings.proxy.head_timeout = Duration::from_millis(500);
     let scene = Scene::of(plan).await;
     let mut peer = scene.peer().await;

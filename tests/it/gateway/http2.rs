@@ -1,15 +1,10 @@
 //! The rules of HTTP/2 that a request can break, frame by frame.
 
-use std::sync::Arc;
-
-use http::Response;
-use tokio::sync::Notify;
-
 use super::frames::{
     ACK, DATA, END_STREAM, GOAWAY, HEADERS, NO_ERROR, Outcome, PADDED, PROTOCOL_ERROR, Peer,
     SETTINGS, WINDOW_UPDATE, block, frame, headers, ping, request, settings, window,
 };
-use super::rig::{HOST, Plan, Rig, answering, body, echo, mutual};
+use super::rig::{HOST, Plan, Rig, holding, mutual};
 
 const RESET: Outcome = Outcome::Reset(PROTOCOL_ERROR);
 /// The parser may treat an error of a stream as one of the connection (RFC 9113 §5.4.2).
@@ -292,20 +287,7 @@ async fn a_window_that_settings_make_negative_fills_again() {
 
 #[tokio::test]
 async fn a_client_that_says_goodbye_gets_the_answers_it_waits_for() {
-    let mut plan = Plan::new();
-    let release = Arc::new(Notify::new());
-    let held = release.clone();
-    plan.handler = answering(move |incoming| {
-        let held = held.clone();
-        async move {
-            if incoming.request.uri().path().ends_with("held") {
-                held.notified().await;
-                let _ = incoming.respond.send(Response::new(body("late"))).await;
-            } else {
-                echo(incoming).await;
-            }
-        }
-    });
+    let (plan, release) = holding(|path| path.ends_with("held"));
     let rig = plan.start().await;
     let goodbye = frame(GOAWAY, 0, 0, &[0; 8]);
 

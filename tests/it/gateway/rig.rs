@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
@@ -386,6 +387,25 @@ where
     Fut: Future<Output = ()> + Send + 'static,
 {
     Arc::new(move |incoming| Box::pin(answer(incoming)))
+}
+
+/// A plan whose answers to the paths that `is_held` names say `late`, each when it is released; others come at once.
+pub fn holding(is_held: fn(&str) -> bool) -> (Plan, Arc<Notify>) {
+    let mut plan = Plan::new();
+    let release = Arc::new(Notify::new());
+    let held = release.clone();
+    plan.handler = answering(move |incoming| {
+        let held = held.clone();
+        async move {
+            if is_held(incoming.request.uri().path()) {
+                held.notified().await;
+                let _ = incoming.respond.send(Response::new(body("late"))).await;
+            } else {
+                echo(incoming).await;
+            }
+        }
+    });
+    (plan, release)
 }
 
 /// A body for answers.
