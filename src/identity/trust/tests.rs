@@ -166,45 +166,59 @@ fn verifying_alone_counts_and_remembers_and_follows_the_generation() {
     }
 }
 
+/// Admits two chains over and over on three threads until after a change, and returns what became of each.
+fn admitted_around(
+    trust: &Trust,
+    [first, second]: [&[CertificateDer<'static>]; 2],
+    live_before: usize,
+    change: impl FnOnce(),
+) -> Vec<(Live, Live)> {
+    const ADMITTING: usize = 3;
+    let changed = AtomicBool::new(false);
+    let start = std::sync::Barrier::new(ADMITTING + 1);
+    let admit = || {
+        let mut admitted = Vec::new();
+        start.wait();
+        while !changed.load(Ordering::SeqCst) {
+            admitted.push((trust.admit(first), trust.admit(second)));
+        }
+        admitted
+    };
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = (0..ADMITTING).map(|_| scope.spawn(admit)).collect();
+        start.wait();
+        while trust.live() < live_before {
+            std::thread::yield_now();
+        }
+        change();
+        changed.store(true, Ordering::SeqCst);
+        let admitted = tasks.into_iter().flat_map(|task| task.join().unwrap());
+        admitted.collect()
+    })
+}
+
 /// Whoever is admitted around a swap must be judged by the generation that the swap put in force.
 #[test]
 fn no_connection_slips_through_a_swap_during_its_admission() {
-    const ADMITTING: usize = 3;
     const ROUNDS: usize = 10;
     let (a, b) = (root("A"), root("B"));
     let [both, only_b] = [anchors(&[&a, &b], &[]), anchors(&[&b], &[])];
     let (trust, _) = trust(both.clone());
     let [of_a, of_b] = [client(&a, 10), client(&b, 10)];
     for _ in 0..ROUNDS {
-        let swapped = AtomicBool::new(false);
-        let start = std::sync::Barrier::new(ADMITTING + 1);
-        let admit = || {
-            let mut admitted = Vec::new();
-            start.wait();
-            while !swapped.load(Ordering::SeqCst) {
-                admitted.push((trust.admit(&of_a), trust.admit(&of_b)));
-            }
-            admitted
-        };
-        std::thread::scope(|scope| {
-            let tasks: Vec<_> = (0..ADMITTING).map(|_| scope.spawn(admit)).collect();
-            start.wait();
-            while trust.live() < 20 {
-                std::thread::yield_now();
-            }
+        let admitted = admitted_around(&trust, [&of_a, &of_b], 20, || {
             trust.replace(only_b.clone());
-            swapped.store(true, Ordering::SeqCst);
-            for (of_a, of_b) in tasks.into_iter().flat_map(|task| task.join().unwrap()) {
-                assert!(
-                    of_a.identity().is_none(),
-                    "a chain of the removed root counts as verified"
-                );
-                assert!(
-                    of_b.identity().is_some(),
-                    "a chain of the kept root was closed"
-                );
-            }
         });
+        for (of_a, of_b) in admitted {
+            assert!(
+                of_a.identity().is_none(),
+                "a chain of the removed root counts as verified"
+            );
+            assert!(
+                of_b.identity().is_some(),
+                "a chain of the kept root was closed"
+            );
+        }
         assert_eq!(trust.live(), 0);
         trust.replace(both.clone());
     }
@@ -318,41 +332,24 @@ async fn a_crl_that_passes_its_grace_closes_whom_it_speaks_of() {
 
 #[test]
 fn no_revoked_client_slips_through_a_change_of_crls_during_its_admission() {
-    const ADMITTING: usize = 3;
     const ROUNDS: u64 = 10;
     let a = root("A");
     let [revoked, good] = [client(&a, 10), client(&a, 10)];
     let (trust, _) = revoking(anchors(&[&a], &[]), vec![crl(&a, 1, &[])]);
     for round in 1..=ROUNDS {
-        let swapped = AtomicBool::new(false);
-        let start = std::sync::Barrier::new(ADMITTING + 1);
-        let admit = || {
-            let mut admitted = Vec::new();
-            start.wait();
-            while !swapped.load(Ordering::SeqCst) {
-                admitted.push((trust.admit(&revoked), trust.admit(&good)));
-            }
-            admitted
-        };
-        std::thread::scope(|scope| {
-            let tasks: Vec<_> = (0..ADMITTING).map(|_| scope.spawn(admit)).collect();
-            start.wait();
-            while trust.live() < 100 {
-                std::thread::yield_now();
-            }
+        let admitted = admitted_around(&trust, [&revoked, &good], 100, || {
             trust.replace_crls(set(vec![crl(&a, 2 * round, &[&revoked])]));
-            swapped.store(true, Ordering::SeqCst);
-            for (revoked, good) in tasks.into_iter().flat_map(|task| task.join().unwrap()) {
-                assert!(
-                    revoked.identity().is_none(),
-                    "a revoked client counts as verified"
-                );
-                assert!(
-                    good.identity().is_some(),
-                    "a client that is not revoked was closed"
-                );
-            }
         });
+        for (revoked, good) in admitted {
+            assert!(
+                revoked.identity().is_none(),
+                "a revoked client counts as verified"
+            );
+            assert!(
+                good.identity().is_some(),
+                "a client that is not revoked was closed"
+            );
+        }
         assert!(trust.index.connections.is_empty());
         trust.replace_crls(set(vec![crl(&a, 2 * round + 1, &[])]));
     }

@@ -1,12 +1,12 @@
 //! Certificates and keys as other tools write them: PFX and PEM files made by the openssl command.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use opencmg::pki::issue::{KeyAlgorithm, certificates_to_pem, key_to_pem, to_pfx};
 use opencmg::pki::{KeyPair, PkiError, load_pem, load_pfx, read_certificates};
 
 use super::server::Pki;
+use crate::trust_matrix::pki::run;
 
 /// A folder with `key.pem`, `leaf.pem`, `chain.pem` (intermediate and root) of a server certificate.
 struct Folder {
@@ -36,17 +36,7 @@ impl Folder {
     }
 
     fn openssl(&self, arguments: &str) {
-        let out = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(self.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("openssl is installed");
-        assert!(
-            out.status.success(),
-            "{arguments}: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
+        run(self.path(), arguments);
     }
 
     fn pfx(&self, options: &str) -> Vec<u8> {

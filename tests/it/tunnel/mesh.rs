@@ -232,6 +232,26 @@ async fn a_permanent_refusal_is_tried_again_after_minutes_and_heals() {
     gateway.ready().await;
 }
 
+/// For an hour of tunnels that live ten minutes: always two serve, none is older, and no more are dialled than that takes.
+/// `tunnels` tells the age of each, and whether it drains.
+async fn replaced_in_time(
+    point: &ConnectionPoint,
+    tunnels: impl AsyncFn() -> Vec<(Duration, bool)>,
+) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3600) {
+        let tunnels = tunnels().await;
+        let serving = tunnels.iter().filter(|(_, draining)| !draining).count();
+        let after = began.elapsed();
+        assert!(serving >= 2, "after {after:?} only {serving} tunnels serve");
+        let oldest = tunnels.iter().map(|(age, _)| *age).max();
+        assert!(oldest < Some(Duration::from_secs(605)), "{oldest:?}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    let dials = point.dials.lock().unwrap().len();
+    assert!((12..=16).contains(&dials), "{dials}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_old_tunnel_is_replaced_before_it_is_closed() {
     let gateway = gateway(&["cp"]);
@@ -242,26 +262,12 @@ async fn an_old_tunnel_is_replaced_before_it_is_closed() {
     };
     let point = connection_point("cp", settings, move |_| Ok(to.clone()), echo);
     gateway.tunnels(2).await;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(3600) {
-        let serving = gateway
-            .registry
-            .view()
-            .iter()
-            .filter(|t| !t.draining)
-            .count();
-        assert!(
-            serving >= 2,
-            "after {:?} only {serving} tunnels serve",
-            began.elapsed()
-        );
-        let oldest = gateway.registry.view().iter().map(|t| t.age).max();
-        assert!(oldest < Some(Duration::from_secs(605)), "{oldest:?}");
+    replaced_in_time(&point, async || {
+        let view = gateway.registry.view();
         gateway.get("/").await.unwrap();
-        sleep(Duration::from_millis(500)).await;
-    }
-    let dials = point.dials.lock().unwrap().len();
-    assert!((12..=16).contains(&dials), "{dials}");
+        view.iter().map(|t| (t.age, t.draining)).collect()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -354,17 +360,11 @@ async fn an_old_tunnel_to_a_gateway_that_says_nothing_is_replaced_before_it_is_c
         }
     });
     until(|| point.supervisor.view().len() == 2).await;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(3600) {
+    replaced_in_time(&point, async || {
         let view = point.supervisor.view();
-        let serving = view.iter().filter(|t| !t.draining).count();
-        assert!(serving >= 2, "only {serving} tunnels serve");
-        let oldest = view.iter().map(|t| t.age).max();
-        assert!(oldest < Some(Duration::from_secs(605)), "{oldest:?}");
-        sleep(Duration::from_millis(500)).await;
-    }
-    let dials = point.dials.lock().unwrap().len();
-    assert!((12..=16).contains(&dials), "{dials}");
+        view.iter().map(|t| (t.age, t.draining)).collect()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
