@@ -148,11 +148,12 @@ impl Forward {
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Response<AnswerBody> {
-        let mutual = path::external(request.uri().path()).is_some_and(|external| external.mutual);
         match self.forward(request, continued, told).await {
             Ok(response) => response,
             Err(refusal) => {
                 told.refused(&refusal);
+                let external = path::external(told.path());
+                let mutual = external.is_some_and(|external| external.mutual);
                 refusal
                     .into_response(Hop::ConnectionPoint, told.id(), mutual)
                     .map(AnswerBody::Own)
@@ -293,8 +294,11 @@ fn is_refused(status: StatusCode) -> bool {
 
 /// The client connection that a backend connection belongs to, for backends that authenticate connections.
 fn client_of(fields: &HeaderMap, backend: &Backend<tunnel::Body>) -> Option<String> {
+    if !backend.settings().connection_auth {
+        return None;
+    }
     let id = fields.get(&headers::CONNECTION_ID)?.to_str().ok()?;
-    backend.settings().connection_auth.then(|| id.to_owned())
+    Some(id.to_owned())
 }
 
 /// The backend's 100 is passed on to a client that waits for it.

@@ -4,19 +4,28 @@
 //! [`Tasks::abort`]. What stands beside something busier in one task is set [`Aside`]. Rank 0: imports nothing
 //! of this crate.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::stream::{FuturesUnordered, Stream as _};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 /// A group of tasks with one owner. Clones are handles on the same group.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
-    abort: CancellationToken,
+    abort: Arc<Abort>,
+}
+
+/// Whether the tasks of a group are to end, and who is to be woken then.
+#[derive(Debug, Default)]
+struct Abort {
+    is_called: AtomicBool,
+    call: Notify,
 }
 
 impl Tasks {
@@ -29,15 +38,24 @@ impl Tasks {
     ///
     /// A task spawned after [`Tasks::abort`] ends before its first poll.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+        let abort = Arc::clone(&self.abort);
         // Boxed here, a large future is moved once and not by each wrapper that follows.
         let mut task = Box::pin(task);
         let task = self.tracker.track_future(async move {
-            tokio::select! {
-                biased;
-                () = abort.cancelled() => (),
-                () = &mut task => (),
-            }
+            let mut call = pin!(abort.call.notified());
+            let mut listens = false;
+            poll_fn(|cx| {
+                // A task has one waker all its life: who listens once will be woken, and only looks from then on. All
+                // else takes a lock that every task of the group shares.
+                if !std::mem::replace(&mut listens, true) && call.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                match abort.is_called.load(Ordering::Acquire) {
+                    true => Poll::Ready(()),
+                    false => task.as_mut().poll(cx),
+                }
+            })
+            .await;
         });
         #[allow(clippy::disallowed_methods, reason = "the one place of tokio::spawn")]
         tokio::spawn(task);
@@ -64,7 +82,8 @@ impl Tasks {
 
     /// Ends every task at its next await.
     pub fn abort(&self) {
-        self.abort.cancel();
+        self.abort.is_called.store(true, Ordering::Release);
+        self.abort.call.notify_waiters();
     }
 }
 
@@ -90,5 +109,40 @@ impl<F: Future> Future for Aside<F> {
             // Nothing comes after the output.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::mpsc;
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_abort_ends_tasks_however_often_they_were_polled_and_before_they_begin() {
+        let tasks = Tasks::new();
+        let (words, mut heard) = mpsc::channel(1);
+        tasks.spawn(async move {
+            while heard.recv().await.is_some() {}
+            pending().await
+        });
+        for _ in 0..3 {
+            words.send(()).await.unwrap();
+            yield_now().await;
+        }
+        let begun = Arc::<AtomicBool>::default();
+        let begins = || {
+            let begun = Arc::clone(&begun);
+            async move { begun.store(true, Ordering::Relaxed) }
+        };
+        tasks.spawn(begins());
+        tasks.abort();
+        tasks.spawn(begins());
+        tasks.join().await;
+        assert!(tasks.is_empty());
+        assert!(!begun.load(Ordering::Relaxed), "it began after the abort");
     }
 }

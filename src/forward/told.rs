@@ -46,6 +46,11 @@ impl Told {
         id.unwrap_or_default()
     }
 
+    /// The path that the gateway asked for.
+    pub(super) fn path(&self) -> &str {
+        self.uri.path()
+    }
+
     /// The endpoint is known.
     pub(super) fn resolved(&mut self, metrics: &Arc<EndpointMetrics>) {
         metrics.begin();
@@ -94,7 +99,7 @@ impl Drop for Told {
             None => tracing::debug!(
                 request_id = self.id(),
                 method = %self.method,
-                path = self.uri.path(),
+                path = self.path(),
                 status,
                 bytes = self.bytes,
                 duration_ms = millis,
@@ -103,7 +108,7 @@ impl Drop for Told {
             Some(reason) => tracing::info!(
                 request_id = self.id(),
                 method = %self.method,
-                path = self.uri.path(),
+                path = self.path(),
                 status,
                 %reason,
                 detail = self.detail,

@@ -1,6 +1,7 @@
 //! A WebSocket that came through a tunnel as extended CONNECT (RFC 8441), and goes to its backend over HTTP/1.1.
 
 use std::fmt;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -97,8 +98,8 @@ impl Switched {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut part = [0; PART];
-        let mut part = ReadBuf::new(&mut part);
+        let mut part = [const { MaybeUninit::uninit() }; PART];
+        let mut part = ReadBuf::uninit(&mut part);
         let read = Pin::new(&mut self.from_backend).poll_read(cx, &mut part);
         Poll::Ready(match ready!(read) {
             Ok(()) if part.filled().is_empty() => None,
