@@ -309,7 +309,12 @@ fn prepare(
                 };
                 let random = Random::from_system();
                 all.push(Running {
-                    dialer: Arc::new(Dialer::new(gateway.clone(), proxy, credentials)),
+                    dialer: Arc::new(Dialer::new(
+                        gateway.clone(),
+                        proxy,
+                        credentials,
+                        settings.tunnel.dial_timeout,
+                    )),
                     supervisor: Supervisor::new(
                         tunnel.clone(),
                         budget.clone(),

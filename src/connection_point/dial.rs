@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -37,6 +38,7 @@ pub(super) struct Dialer {
     credentials: ArcSwap<Credentials>,
     // What got through last, where the way is open.
     by_server_name: AtomicBool,
+    patience: Duration,
 }
 
 /// The TLS configuration of each way.
@@ -152,13 +154,15 @@ impl Proxy {
 }
 
 impl Dialer {
-    /// A dialer of one gateway.
+    /// A dialer of one gateway; of `patience`, which one dial may take, half is for the first of two ways.
     pub(super) fn new(
         gateway: GatewaySettings,
         proxy: Option<Proxy>,
         credentials: Credentials,
+        patience: Duration,
     ) -> Self {
         Self {
+            patience,
             gateway,
             proxy,
             credentials: ArcSwap::from_pointee(credentials),
@@ -190,8 +194,16 @@ impl Dialer {
         } else {
             (Way::Alpn, Way::ServerName)
         };
+        // A firewall may swallow what it does not know: the other way must still have its turn.
         let tcp = self.connect(address).await?;
-        let error = match self.tls(first, tcp).await {
+        let tried = timeout(self.patience / 2, self.tls(first, tcp)).await;
+        let silent = |_| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the TLS handshake is not answered",
+            ))
+        };
+        let error = match tried.unwrap_or_else(silent) {
             Ok(stream) => return Ok(stream),
             // Another way leads to the same certificate.
             Err(error) if GatewayCertificateError::find(&error).is_some() => return Err(error),

@@ -114,7 +114,12 @@ pub async fn preflight(settings: &Settings) -> Vec<Verdict> {
         let proxy = Proxy::load(settings.outbound_proxy.as_ref()).map_err(|fault| vec![fault]);
         let credentials = Credentials::load(settings, gateway);
         let dialer = match (proxy, credentials) {
-            (Ok(proxy), Ok(credentials)) => Dialer::new(gateway.clone(), proxy, credentials),
+            (Ok(proxy), Ok(credentials)) => Dialer::new(
+                gateway.clone(),
+                proxy,
+                credentials,
+                settings.tunnel.dial_timeout,
+            ),
             (proxy, credentials) => {
                 let faults = proxy.err().into_iter().chain(credentials.err()).flatten();
                 verdicts.extend(

@@ -65,18 +65,35 @@ fn settings(world: &World, address: SocketAddr, url: &str) -> Settings {
     }
 }
 
-/// A relay on the way to an address, which a closure may make close a connection by its first bytes.
+/// A relay on the way to an address, which a closure may make stop a connection by its first bytes.
 struct Way {
     address: SocketAddr,
-    closed: Arc<AtomicUsize>,
+    stopped: Arc<AtomicUsize>,
 }
 
 impl Way {
+    /// What is stopped is closed.
     async fn start(to: SocketAddr, passes: impl Fn(&[u8]) -> bool + Send + Sync + 'static) -> Self {
+        Self::with(to, passes, false).await
+    }
+
+    /// What is stopped is swallowed: nobody ever answers.
+    async fn swallowing(
+        to: SocketAddr,
+        passes: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self::with(to, passes, true).await
+    }
+
+    async fn with(
+        to: SocketAddr,
+        passes: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+        swallows: bool,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let closed = Arc::new(AtomicUsize::new(0));
-        let (count, passes) = (closed.clone(), Arc::new(passes));
+        let stopped = Arc::new(AtomicUsize::new(0));
+        let (count, passes) = (stopped.clone(), Arc::new(passes));
         spawn(async move {
             loop {
                 let (mut near, _) = listener.accept().await.unwrap();
@@ -86,6 +103,7 @@ impl Way {
                     let read = near.read(&mut first).await.unwrap_or(0);
                     if !passes(&first[..read]) {
                         count.fetch_add(1, Ordering::SeqCst);
+                        while swallows && near.read(&mut first).await.is_ok_and(|read| read > 0) {}
                         return;
                     }
                     let mut far = TcpStream::connect(to).await.unwrap();
@@ -94,7 +112,7 @@ impl Way {
                 });
             }
         });
-        Self { address, closed }
+        Self { address, stopped }
     }
 }
 
@@ -186,7 +204,19 @@ async fn a_network_that_denies_unknown_alpn_names_is_passed_by_the_server_name()
     );
     assert!(alpn.advice.contains("way = \"server-name\""), "{alpn}");
     serves(&world, settings, "one").await;
-    assert!(way.closed.load(Ordering::SeqCst) > 1);
+    assert!(way.stopped.load(Ordering::SeqCst) > 1);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_unknown_alpn_names_is_passed_by_the_server_name() {
+    let (world, server) = world().await;
+    let denies = |first: &[u8]| !first.windows(4).any(|bytes| bytes == b"\x03rh2");
+    let way = Way::swallowing(world.gateways[0].address, denies).await;
+    let mut settings = settings(&world, way.address, &server.url("http"));
+    settings.tunnel.dial_timeout = Duration::from_secs(2);
+    serves(&world, settings, "one").await;
+    assert!(way.stopped.load(Ordering::SeqCst) > 0);
     world.finish().await;
 }
 
