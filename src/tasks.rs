@@ -29,13 +29,14 @@ impl Tasks {
     ///
     /// A task spawned after [`Tasks::abort`] ends before its first poll.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+        // What all tasks wait for has one lock, which none is to take whenever it is woken.
+        let aborted = Aside::new(self.abort.clone().cancelled_owned());
         // Boxed here, a large future is moved once and not by each wrapper that follows.
         let mut task = Box::pin(task);
         let task = self.tracker.track_future(async move {
             tokio::select! {
                 biased;
-                () = abort.cancelled() => (),
+                () = aborted => (),
                 () = &mut task => (),
             }
         });
