@@ -114,9 +114,10 @@ impl Activity {
             return;
         }
         self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.asked();
+        let now = self.now_ms();
+        self.asked_ms.store(now, Ordering::Relaxed);
         if self.is_idle() {
-            self.touch();
+            self.busy_ms.store(now, Ordering::Relaxed);
         }
         // Heads and frames come on top: what they add may not make room for more.
         self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
@@ -177,12 +178,13 @@ impl Activity {
         self.head_ms.store(0, Ordering::Relaxed);
     }
 
-    /// Notes the end of a request.
-    pub(super) fn end(&self) {
+    /// Notes the end of a request at `now`.
+    pub(super) fn end(&self, now: Instant) {
         if self.has_body.load(Ordering::Relaxed) {
             *self.upload.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
-        self.touch();
+        let lived = now.duration_since(self.began);
+        self.busy_ms.store(millis(lived), Ordering::Relaxed);
         self.requests.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -326,13 +328,13 @@ impl Activity {
         self.ended.get().copied()
     }
 
-    fn touch(&self) {
-        self.busy_ms.store(self.now_ms(), Ordering::Relaxed);
-    }
-
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX - 1)
+        millis(self.age())
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX - 1)
 }
 
 impl Holder for Activity {
@@ -389,7 +391,7 @@ mod tests {
         tokio::time::advance(second).await;
         assert_eq!((activity.idle_for(), activity.head_for()), (None, None));
 
-        activity.end();
+        activity.end(Instant::now());
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
         tokio::time::advance(second).await;
         activity.sent(ANSWERS_TO_FRAMES + 1);

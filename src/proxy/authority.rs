@@ -13,7 +13,6 @@ use crate::reason::Reason;
 /// What a request is for.
 #[derive(Clone, Debug)]
 pub(super) struct Addressed {
-    host: Option<HeaderValue>,
     pub(super) authority: Authority,
     /// What `Forwarded` says of it.
     pub(super) forwarded: Option<HeaderValue>,
@@ -26,13 +25,13 @@ pub(super) struct Addressed {
 pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal> {
     let (uri, headers) = (&head.uri, &head.headers);
     let mut hosts = headers.get_all(HOST).iter();
-    let only = match (uri.authority(), hosts.next(), hosts.next()) {
-        (None, Some(only), None) => Some(only),
+    let named = match (uri.authority(), hosts.next(), hosts.next()) {
+        (None, Some(only), None) => Some(only.as_bytes()),
+        (Some(target), None, _) if is_plain_http2(head) => Some(target.as_str().as_bytes()),
         _ => None,
     };
     if let Some(first) = peer.first.get()
-        && only.is_some()
-        && first.host.as_ref() == only
+        && named == Some(first.authority.as_str().as_bytes())
     {
         return Ok(first.clone());
     }
@@ -42,13 +41,18 @@ pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal>
     }
     let authority = of(uri, headers, peer.server_name.as_deref())?;
     let addressed = Addressed {
-        host: only.cloned(),
         forwarded: headers::forwarded(peer.remote.ip(), authority.as_str()),
         authority,
     };
     // Only the first is kept.
     let _ = peer.first.set(addressed.clone());
     Ok(addressed)
+}
+
+/// Whether a request names its server as those of HTTP/2 do: by an `:authority` alone, for what the connection is
+/// secured for.
+fn is_plain_http2(head: &Parts) -> bool {
+    head.version == Version::HTTP_2 && head.uri.scheme() == Some(&Scheme::HTTPS)
 }
 
 /// Finds the one authority that a request names (RFC 9112 §3.2, RFC 9113 §8.3.1).

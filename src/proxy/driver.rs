@@ -21,6 +21,7 @@ use crate::identity::Live;
 use crate::metrics::ByReason;
 use crate::pki::CertificateFault;
 use crate::reason::Reason;
+use crate::tasks::Aside;
 
 /// How long an HTTP/2 client has to acknowledge that no more requests are taken.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -118,16 +119,23 @@ impl Driver {
         let timer = sleep(self.next_look());
         tokio::pin!(timer);
         loop {
+            // Most of this has a lock of its own, or one that all connections share.
+            let told = Aside::new(async {
+                tokio::select! {
+                    biased;
+                    fault = self.live.closed() => Look::End(End::Distrusted(fault)),
+                    () = forced.forced() => Look::End(End::Forced),
+                    () = self.draining.draining(), if !self.wound_up => Look::WindUp,
+                    () = self.peer.activity.hung_up() => match self.peer.activity.ended() {
+                        Some(Reason::StalledClient) => Look::End(End::Stalled),
+                        Some(_) | None => Look::HangUp,
+                    },
+                }
+            });
             // The arms that end the connection come first, so that its reason does not depend on chance.
             let look = tokio::select! {
                 biased;
-                fault = self.live.closed() => Look::End(End::Distrusted(fault)),
-                () = forced.forced() => Look::End(End::Forced),
-                () = self.draining.draining(), if !self.wound_up => Look::WindUp,
-                () = self.peer.activity.hung_up() => match self.peer.activity.ended() {
-                    Some(Reason::StalledClient) => Look::End(End::Stalled),
-                    Some(_) | None => Look::HangUp,
-                },
+                look = told => look,
                 () = &mut timer => self.look(),
                 result = &mut connection => Look::End(self.over(result)),
             };

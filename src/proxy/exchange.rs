@@ -32,7 +32,6 @@ pub(super) struct Exchange {
     peer: Arc<Peer>,
     pub(super) id: RequestId,
     pub(super) began: Instant,
-    time: OffsetDateTime,
     method: Method,
     target: Uri,
     version: Version,
@@ -66,7 +65,6 @@ impl Exchange {
             peer,
             id: RequestId::random(),
             began: Instant::now(),
-            time: OffsetDateTime::now_utc(),
             method: request.method.clone(),
             target: request.uri.clone(),
             version: request.version,
@@ -187,10 +185,11 @@ impl Drop for Exchange {
             let own = self.reason.or_else(|| self.upload_fault());
             self.reason = own.or(Some(cause));
         }
+        let now = Instant::now();
         let finished = Finished {
             status: self.status,
             reason: self.reason,
-            duration: self.began.elapsed(),
+            duration: now.duration_since(self.began),
         };
         let received = self.upload.as_ref().map_or(0, Meter::bytes);
         let metrics = match &self.route {
@@ -208,7 +207,7 @@ impl Drop for Exchange {
         }
         let unread = self.has_body && !self.upload.as_ref().is_some_and(Meter::is_ended);
         self.peer.activity.leave_unread(unread);
-        self.peer.activity.end();
+        self.peer.activity.end(now);
         self.shared.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -225,7 +224,7 @@ impl Exchange {
             .path_and_query()
             .map_or("", |path| path.as_str());
         self.shared.access.record(&Entry {
-            time: self.time,
+            time: OffsetDateTime::now_utc() - finished.duration,
             request_id: self.id.as_str(),
             remote: self.peer.remote.ip(),
             client: self.peer.identity().map(|identity| identity.name.as_str()),

@@ -70,7 +70,7 @@ async fn forward(
     check_expectation(&head.headers)?;
 
     // Only what is published is reachable; the rest is not told apart.
-    let routes = shared.routes.load_full();
+    let routes = shared.routes.load();
     let route = routes.resolve(authority::host_of(&addressed.authority), target(&head.uri));
     let (published, way) = match route.ok_or_else(|| Refusal::new(Reason::UnknownEndpoint))? {
         Route::Endpoint(published, way) => (Arc::clone(published), way),
@@ -371,11 +371,17 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    let mut draining = shared.draining.clone();
+    // What may wait without end would hold the drain up: it is told to come again, to another instance.
+    let mut draining = need.long_poll.then(|| shared.draining.clone());
+    let held_up = async {
+        match &mut draining {
+            Some(draining) => draining.draining().await,
+            None => std::future::pending().await,
+        }
+    };
     let sent = tokio::select! {
         biased;
-        // What may wait without end would hold the drain up: it is told to come again, to another instance.
-        () = draining.draining(), if need.long_poll => {
+        () = held_up => {
             let later = jitter(shared.settings.drain_retry_after);
             return Err(Refusal::new(Reason::Draining).retry_after(later));
         }

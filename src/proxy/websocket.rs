@@ -167,17 +167,14 @@ impl Relay {
             client: self.client,
             writing,
             body: self.body,
+            published: self.published,
             part: Bytes::new(),
             sent: 0,
             seen: 0,
             idle: self.idle,
             timer: Box::pin(sleep(self.idle)),
         };
-        let carried = poll_fn(|cx| carrier.poll(cx)).await;
-        let metrics = &self.published.metrics;
-        metrics.bytes_in.inc_by(carrier.received());
-        metrics.bytes_out.inc_by(carrier.sent);
-        carried?;
+        poll_fn(|cx| carrier.poll(cx)).await?;
         carrier.writing.shutdown().await
     }
 }
@@ -186,6 +183,7 @@ struct Carrier {
     client: Arc<FromClient>,
     writing: WriteHalf<Io>,
     body: tunnel::Body,
+    published: Arc<Published>,
     /// What has come from the tunnel and is not yet written.
     part: Bytes,
     sent: u64,
@@ -193,6 +191,15 @@ struct Carrier {
     seen: u64,
     idle: Duration,
     timer: Pin<Box<Sleep>>,
+}
+
+/// What was carried counts however the carrying ends: a drain, for one, drops it.
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        let metrics = &self.published.metrics;
+        metrics.bytes_in.inc_by(self.received());
+        metrics.bytes_out.inc_by(self.sent);
+    }
 }
 
 impl Carrier {

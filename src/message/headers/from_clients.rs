@@ -51,11 +51,13 @@ const NAMES: &[&str] = &[
 
 /// Whether a name, in lower case, is one that no client may send.
 pub(super) fn contains(name: &str) -> bool {
-    // What a request holds mostly begins otherwise, so that one byte decides.
-    let first = name.as_bytes().first();
-    NAMES
-        .iter()
-        .any(|pattern| pattern.as_bytes().first() == first && matches_dashed(name, pattern))
+    // What a request holds mostly begins otherwise: few of the list, or none, are compared.
+    let first = |name: &str| name.as_bytes().first().copied();
+    let letter = first(name);
+    let from = NAMES.partition_point(|pattern| first(pattern) < letter);
+    let same = NAMES[from..].iter();
+    same.take_while(|pattern| first(pattern) == letter)
+        .any(|pattern| matches_dashed(name, pattern))
 }
 
 /// Whether a lower-case name matches a pattern when `_` is read as `-`.

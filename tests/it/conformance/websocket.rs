@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 use super::talk::{Said, one};
 use crate::backend_servers::{Raw, Wire};
 use crate::client::spawn;
-use crate::world::{Plan, ROOT_HOST, WEB, World, within};
+use crate::world::{Plan, ROOT_HOST, WEB, World, eventually, within};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -313,5 +313,24 @@ async fn a_websocket_without_a_word_ends_and_so_does_one_of_an_instance_that_dra
     ends(&mut tls).await;
     ends(&mut wire).await;
     world.gateways.clear();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_websocket_carried_counts_also_if_its_age_ends_it() {
+    let (world, mut asked, _backend) = world("[proxy]\nmax-age = \"3s\"\n").await;
+    let (mut tls, mut wire) = open(&world, &mut asked).await;
+    tls.write_all(b"hello").await.unwrap();
+    says(&mut wire, "hello").await;
+    wire.write_all(b"hi").await.unwrap();
+    says(&mut tls, "hi").await;
+    ends(&mut tls).await;
+    let gateway = &world.gateways[0];
+    eventually("both directions are counted", async || {
+        let received = gateway.metric("opencmg_received_bytes_total", "\"app\"");
+        let sent = gateway.metric("opencmg_sent_bytes_total", "\"app\"");
+        (received.await, sent.await) == (5.0, 2.0)
+    })
+    .await;
     world.finish().await;
 }
