@@ -2,18 +2,33 @@
 //!
 //! [`Expiring`] is one thing that expires, with what breaks then. [`Expiry`] is told of all of them from time to time; it
 //! logs each once per threshold, and shows those past one as metric and in the status until they are renewed. Reads no
-//! clock and no file. Rank 4.
+//! date and no file. Rank 4.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::metrics::{ByCertificate, Metrics};
 use crate::pki::{Certificate, CertificateDer, Crl, UnixTime, print_time};
 
 const DAY: u64 = 86_400;
+
+/// The nearest threshold is a day.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// Looks at what expires, now and every hour. Never returns.
+pub async fn watch(look: impl Fn()) {
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        look();
+    }
+}
 
 /// What something that expires is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,10 +113,10 @@ pub struct Expiring {
 }
 
 impl Expiring {
-    /// A certificate; `None` if it cannot be parsed.
-    pub fn certificate(r#use: Use, der: &CertificateDer<'_>) -> Option<Self> {
-        let facts = Certificate::parse(der).ok()?;
-        Some(Self {
+    /// Certificates of one use; those that cannot be parsed are left out.
+    pub fn certificates(r#use: Use, ders: &[CertificateDer<'_>]) -> impl Iterator<Item = Self> {
+        let facts = ders.iter().filter_map(|der| Certificate::parse(der).ok());
+        facts.map(move |facts| Self {
             r#use,
             name: facts.title(),
             ends: facts.not_after,

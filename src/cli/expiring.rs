@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Failure, explain, print};
 use crate::alerts::Expiring;
 use crate::config::{self, Role};
-use crate::pki::{UnixTime, print_time};
+use crate::pki::{CrlSet, UnixTime, print_time};
 use crate::settings::Problem;
 use crate::{connection_point, gateway, service};
 
@@ -25,12 +25,12 @@ pub(super) struct Options {
 
 /// Prints what expires, the next first.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let (mut all, problems) = of(&options.config)?;
+    let now = UnixTime::now();
+    let (mut all, problems) = of(&options.config, now)?;
     for problem in &problems {
         // Nothing is left to do when the terminal is gone.
         let _ = writeln!(std::io::stderr(), "note: {problem}");
     }
-    let now = UnixTime::now();
     if let Some(days) = options.within {
         all.retain(|one| one.days_left(now) < i64::from(days));
     }
@@ -61,7 +61,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 }
 
 /// What expires of a configuration, as far as it can be read, and what is wrong with it.
-fn of(config: &Path) -> Result<(Vec<Expiring>, Vec<Problem>), Vec<Problem>> {
+fn of(config: &Path, now: UnixTime) -> Result<(Vec<Expiring>, Vec<Problem>), Vec<Problem>> {
     let of_service = config.file_name().is_some_and(|name| name == service::FILE);
     let role = match of_service {
         true => Role::Gateway,
@@ -70,10 +70,12 @@ fn of(config: &Path) -> Result<(Vec<Expiring>, Vec<Problem>), Vec<Problem>> {
     match role {
         Role::Gateway => {
             let (definition, problems) = explain::definition(config)?;
-            Ok((gateway::expiring(&definition, &definition.crls), problems))
+            // One that was followed by another is not in force, wherever it still lies.
+            let crls = CrlSet::new(definition.crls.iter().cloned(), now);
+            Ok((gateway::expiring(&definition, crls.iter()), problems))
         }
         Role::ConnectionPoint => {
-            let inspected = config::inspect_connection_point(config, UnixTime::now());
+            let inspected = config::inspect_connection_point(config, now);
             let (point, problems) = inspected.map_err(|problem| vec![problem])?;
             Ok((connection_point::expiring(&point.settings), problems))
         }

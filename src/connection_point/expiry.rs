@@ -2,17 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
-
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Settings, Shared};
-use crate::alerts::{Expiring, Use};
+use crate::alerts::{self, Expiring, Use};
 use crate::backend;
 use crate::pki::{CertificateDer, UnixTime, read_certificates};
-
-/// The nearest threshold is a day.
-const LOOK: Duration = Duration::from_secs(3600);
 
 /// Everything that expires of what the settings point to; what cannot be read is left out, since it is told elsewhere.
 ///
@@ -20,10 +14,7 @@ const LOOK: Duration = Duration::from_secs(3600);
 pub fn expiring(settings: &Settings) -> Vec<Expiring> {
     let mut all = Vec::new();
     let mut add = |r#use, certificates: &[CertificateDer<'static>]| {
-        let known = certificates
-            .iter()
-            .filter_map(|der| Expiring::certificate(r#use, der));
-        all.extend(known);
+        all.extend(Expiring::certificates(r#use, certificates));
     };
     add(
         Use::ConnectionPoint,
@@ -64,11 +55,6 @@ impl Shared {
 
     /// Looks at what expires. Never returns.
     pub(super) async fn watch_expiry(self: Arc<Self>) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            self.look_at_expiry();
-        }
+        alerts::watch(|| self.look_at_expiry()).await;
     }
 }

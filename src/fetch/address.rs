@@ -37,11 +37,26 @@ pub(super) fn permitted(
     }
 }
 
-/// Judges a host that is an address, where a proxy resolves names.
+/// Judges a host that is an address, or the proxy's own, where a proxy resolves names.
+///
+/// # Errors
+/// Also if it could be an address in a form that only some resolvers know, such as `0x7f.1` or one with a zone.
 pub(super) fn judge_literal(url: &Url, allow: &[Network]) -> Result<(), FetchError> {
-    match url.host.parse() {
-        Ok(address) if !is_permitted(address, allow) => Err(FetchError::Inside(address)),
-        Ok(_) | Err(_) => Ok(()),
+    let host = url.host.trim_end_matches('.').to_ascii_lowercase();
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let address = match host.parse() {
+        Ok(address) => address,
+        Err(_) if last == "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        // No top-level domain begins with a digit.
+        Err(_) if host.contains(':') || last.starts_with(|c: char| c.is_ascii_digit()) => {
+            let what = "its host is neither a name nor an address in the common form";
+            return Err(FetchError::Url(url.to_string(), what.to_owned()));
+        }
+        Err(_) => return Ok(()),
+    };
+    match is_permitted(address, allow) {
+        true => Ok(()),
+        false => Err(FetchError::Inside(address)),
     }
 }
 
@@ -61,6 +76,8 @@ fn is_public(address: IpAddr) -> bool {
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
+    /// Where Azure's virtual machines reach their host: as good as link-local, in spite of its number.
+    const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
     let [a, b, c, _] = address.octets();
     let reserved = match a {
         0 | 10 | 127 | 224.. => true,
@@ -72,7 +89,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         203 => b == 0 && c == 113,
         _ => false,
     };
-    !reserved
+    !reserved && address != AZURE_HOST
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
@@ -113,6 +130,8 @@ mod tests {
             "224.0.0.1",
             "192.0.2.1",
             "198.18.0.1",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
             "::1",
             "::",
             "fe80::1",
@@ -134,6 +153,7 @@ mod tests {
         for outside in [
             "8.8.8.8",
             "172.32.0.1",
+            "168.63.129.17",
             "100.128.0.1",
             "192.0.1.1",
             "2600::1",
@@ -157,5 +177,26 @@ mod tests {
         assert_eq!(permitted(&url, mixed, &[]).unwrap(), [address("8.8.8.8")]);
         let error = permitted(&url, vec![address("10.0.0.1")], &[]).unwrap_err();
         assert_eq!(error, FetchError::Inside("10.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_a_proxy_could_take_for_an_address_inside_is_not_asked_of_it() {
+        let loopback = [Network::parse("127.0.0.0/8").unwrap()];
+        let judge = |host: &str, allow: &[Network]| {
+            let url = Url::parse(&format!("http://{host}/")).unwrap();
+            judge_literal(&url, allow)
+        };
+        for own in ["127.0.0.1", "127.0.0.1.", "localhost", "a.LocalHost."] {
+            let inside = FetchError::Inside("127.0.0.1".parse().unwrap());
+            assert_eq!(judge(own, &[]), Err(inside), "{own}");
+            assert_eq!(judge(own, &loopback), Ok(()), "{own}");
+        }
+        for odd in ["2130706433", "0x7f000001", "0x7f.1", "127.1", "10.0.0.0x1."] {
+            let error = judge(odd, &loopback).unwrap_err();
+            assert!(matches!(error, FetchError::Url(..)), "{odd}: {error}");
+        }
+        for outside in ["crl.test", "crl.test.", "8.8.8.8", "3.test"] {
+            assert_eq!(judge(outside, &[]), Ok(()), "{outside}");
+        }
     }
 }

@@ -43,20 +43,28 @@ impl Handler for Reception {
 
 impl Reception {
     fn serve_client(&self, arrived: Arrived, http2: bool) -> Served {
+        let seen = self.clients.generation();
         let live = self.clients.admit(&arrived.accepted.presented);
         match crl_of(&live) {
-            Some(_) => Box::pin(self.clone().serve_in_doubt(arrived, http2, live)),
+            Some(_) => Box::pin(self.clone().serve_in_doubt(arrived, http2, live, seen)),
             None => self.serve_judged(arrived, http2, live),
         }
     }
 
     /// Serves a client whose status is not known, once its CRL has been tried to be had, or at the latest when the time
     /// for that is over. Its first request waits; its handshake is over.
-    async fn serve_in_doubt(self, arrived: Arrived, http2: bool, mut live: Live) {
+    ///
+    /// `seen` is a generation not later than the one that left the doubt: what came in force since may settle it, with
+    /// nothing left to wait for.
+    async fn serve_in_doubt(self, arrived: Arrived, http2: bool, mut live: Live, mut seen: u64) {
         let deadline = Instant::now() + self.refresher.hold();
-        while let Some(issuer) = crl_of(&live)
-            && self.refresher.tried(issuer, deadline).await
-        {
+        while let Some(issuer) = crl_of(&live) {
+            let came = self.refresher.tried(issuer, deadline).await;
+            let current = self.clients.generation();
+            if !came && current == seen {
+                break;
+            }
+            seen = current;
             live = self.clients.admit(&arrived.accepted.presented);
         }
         self.serve_judged(arrived, http2, live).await;

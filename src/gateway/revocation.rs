@@ -1,5 +1,6 @@
 //! How CRLs of files and fetched ones become part of the clients' trust.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ impl Core {
         let crls = in_force(&self.refresher, &current);
         tell_crls(&crls, &self.metrics);
         self.clients.replace_crls(crls);
+        self.look_at_expiry(&current);
     }
 }
 
@@ -89,12 +91,14 @@ fn configured(definition: &Definition, anchors: &Anchors) -> Configured {
     }
 }
 
-/// Tells the metrics of the CRLs in force: the newest of each key.
+/// Tells the metrics of the CRLs in force; of several of one key, of different scopes, the one that goes stale first.
 fn tell_crls(crls: &CrlSet, metrics: &Metrics) {
     metrics.crl_made.clear();
     metrics.crl_due.clear();
     metrics.crl_entries.clear();
-    for crl in crls.iter() {
+    let mut crls: Vec<_> = crls.iter().collect();
+    crls.sort_by_key(|crl| Reverse(crl.next_update()));
+    for crl in crls {
         let labels = label(crl);
         let seconds = |time: UnixTime| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         metrics

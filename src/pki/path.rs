@@ -170,43 +170,17 @@ impl Anchors {
         let walked = walked.into_inner();
         match (found, walked.fault.clone()) {
             (Ok(_), _) if let Some(weak) = weakness(&presented[0]) => Err(weak),
-            (Ok(path), _) => Ok(self.describe(&path, leaf.clone(), walked)),
+            (Ok(path), _) => Ok(Path::of(&path, leaf.clone(), walked)),
             (Err(_), Some(fault)) => Err(fault),
             (Err(error), None) => Err(explain(&error, &seen)),
         }
     }
 
     fn anchor_of(&self, path: &VerifiedPath<'_>) -> Option<&Authority> {
-        let is_it = |anchor: &TrustAnchor<'_>| {
-            anchor.subject == path.anchor().subject
-                && anchor.subject_public_key_info == path.anchor().subject_public_key_info
-        };
-        let index = self.trusted.iter().position(is_it)?;
+        // By its place and not by name and key, which a root that was renewed shares with the one before.
+        let mut trusted = self.trusted.iter();
+        let index = trusted.position(|anchor| std::ptr::eq(anchor, path.anchor()))?;
         self.anchors.get(index)
-    }
-
-    fn describe(&self, path: &VerifiedPath<'_>, leaf: Certificate, walked: Walked) -> Path {
-        let mut certificates = vec![path.end_entity().der().into_owned()];
-        certificates.extend(
-            path.intermediate_certificates()
-                .map(|ca| ca.der().into_owned()),
-        );
-        let anchor = self.anchor_of(path).map(|anchor| &anchor.facts);
-        let ends = certificates
-            .iter()
-            .filter_map(|der| Certificate::parse(der).ok())
-            .map(|facts| facts.not_after)
-            .chain(anchor.map(|facts| facts.not_after));
-        Path {
-            not_after: ends.min().unwrap_or(leaf.not_after),
-            anchor: anchor
-                .map(|facts| facts.fingerprint.clone())
-                .unwrap_or_default(),
-            certificates,
-            leaf,
-            issued: walked.issued,
-            until: walked.until,
-        }
     }
 
     /// Whether a path that another set verified leads through this one as well, without verifying it again: its anchor
@@ -297,6 +271,22 @@ impl Anchors {
             .iter()
             .map(|ca| ("intermediate", &ca.facts));
         anchors.chain(intermediates)
+    }
+}
+
+impl Path {
+    fn of(path: &VerifiedPath<'_>, leaf: Certificate, walked: Walked) -> Self {
+        let issuers = path.intermediate_certificates();
+        let issuers = issuers.map(|ca| ca.der().into_owned());
+        let leaf_der = std::iter::once(path.end_entity().der().into_owned());
+        Self {
+            certificates: leaf_der.chain(issuers).collect(),
+            not_after: walked.not_after.unwrap_or(leaf.not_after),
+            leaf,
+            anchor: walked.anchor,
+            issued: walked.issued,
+            until: walked.until,
+        }
     }
 }
 

@@ -117,9 +117,11 @@ impl Revocation {
         self
     }
 
-    /// The same with other CRLs. An issuer that has one now gets a new grace if it is missed again.
+    /// The same with other CRLs. An issuer that had none and has one now gets a new grace if it is missed again; one that had
+    /// some, of which none speaks of a certificate, does not get it anew with each that follows.
     pub fn with_crls(&self, crls: Arc<CrlSet>) -> Self {
-        self.missing_since().retain(|issuer, _| !crls.has(issuer));
+        let comes = |issuer: &IssuerKey| crls.has(issuer) && !self.crls.has(issuer);
+        self.missing_since().retain(|issuer, _| !comes(issuer));
         Self {
             crls,
             ..self.clone()

@@ -192,6 +192,24 @@ async fn expiring_lists_what_has_ended_though_no_gateway_would_load_it() {
         text(&out.stderr)
     );
 
+    // A list that was followed by another is not in force, wherever it still lies.
+    world.pki.revoke(&world.pki.intermediate, "next", 10, &[]);
+    let file = world.dir.path().join("service/service.toml");
+    let definition = std::fs::read_to_string(&file).unwrap();
+    let both = definition.replace(
+        "\"../pki/intermediate.crl\"",
+        "\"../pki/intermediate.crl\", \"../pki/next.crl\"",
+    );
+    assert_ne!(both, definition);
+    std::fs::write(&file, both).unwrap();
+    let out = expiring(&world, &["--config", "gateway-0.toml"]);
+    let listed = text(&out.stdout);
+    let ended = listed
+        .lines()
+        .filter(|line| line.starts_with("   -2  20"))
+        .count();
+    assert_eq!(ended, 1, "the server's certificate alone: {listed}");
+
     let out = expiring(&world, &["--config", "absent.toml"]);
     assert_eq!(out.status.code(), Some(78));
     world.finish().await;

@@ -320,6 +320,15 @@ async fn a_crl_that_went_stale_serves_through_its_grace_and_is_told() {
     gateway
         .says("is stale: it should have been followed by another")
         .await;
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let alerts = status["alerts"].as_array().unwrap();
+    assert!(
+        alerts
+            .iter()
+            .any(|alert| alert["use"] == "crl"
+                && alert["name"].as_str().unwrap().contains("Field CA")),
+        "the alert stands as soon as the CRL is in force: {status}"
+    );
     let file = fetching.world.dir.path().join("service/service.toml");
     let text = std::fs::read_to_string(&file).unwrap();
     let short = text.replace(LOOPBACK, &format!("{LOOPBACK}grace = \"1min\"\n"));

@@ -354,3 +354,26 @@ fn no_revoked_client_slips_through_a_change_of_crls_during_its_admission() {
         trust.replace_crls(set(vec![crl(&a, 2 * round + 1, &[])]));
     }
 }
+
+#[tokio::test]
+async fn a_root_that_was_renewed_with_its_key_stands_in_when_the_old_one_has_ended() {
+    let (key, day) = (key(), 86_400);
+    let der = key.to_der();
+    let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let now = UnixTime::now().as_secs();
+    let past = Validity {
+        not_before: at(now - 9 * day),
+        not_after: at(now - day),
+    };
+    let old = Authority::root("A", key, past).unwrap();
+    let validity = Validity::days(UnixTime::now(), 100);
+    let renewed = Authority::root("A", Key::of(&der).unwrap(), validity).unwrap();
+    let (trust, _) = trust(anchors(&[&old, &renewed], &[]));
+    let mut live = trust.admit(&client(&old, 50));
+    assert!(live.identity().is_some(), "{:?}", live.certificate());
+    trust.recheck_expired(later(49));
+    assert_eq!(fault_of(&mut live).await, None);
+    trust.replace(anchors(&[&old], &[]));
+    let fault = fault_of(&mut live).await.unwrap();
+    assert_eq!(fault.reason, Reason::CertificateExpired);
+}

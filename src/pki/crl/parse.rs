@@ -207,6 +207,10 @@ fn scope(mut value: Der<'_>) -> Result<Scope, CrlError> {
     if flag(&mut value, 5)? {
         return Err(CrlError::Partial("of attribute certificates only"));
     }
+    // What stands out of its order was not looked at, and may say that the list is none of all certificates.
+    if !value.is_empty() {
+        return Err(malformed("its issuing distribution point is not in order"));
+    }
     Ok(Scope {
         leaves: !only_authorities,
         authorities: !only_leaves,

@@ -215,6 +215,11 @@ fn lists_that_do_not_speak_of_all_certificates_are_skipped() {
     for partial in [element(0x83, &[1, 0x40]), element(0x85, &[0xff])] {
         assert!(point(&partial).is_skipped());
     }
+    let disordered = point(&[element(0x82, &[0xff]), element(0x81, &[0xff])].concat());
+    assert!(
+        disordered.to_string().contains("not in order"),
+        "{disordered}"
+    );
     let unknown = fault_with(&extension(&[0x55, 0x1d, 0x7f], true, &[5, 0]));
     assert!(
         unknown.to_string().contains("critical extension"),

@@ -9,6 +9,10 @@ use crate::pki::{Certificate, CertificateFault, Issued, Revocation};
 /// The last path that was walked, and the first that only its revocation status stopped.
 #[derive(Debug, Default)]
 pub(super) struct Walked {
+    /// The fingerprint of its anchor.
+    pub(super) anchor: String,
+    /// The earliest end of validity in it, its anchor among it.
+    pub(super) not_after: Option<UnixTime>,
     pub(super) issued: Vec<Issued>,
     pub(super) until: Option<UnixTime>,
     pub(super) fault: Option<CertificateFault>,
@@ -24,9 +28,8 @@ impl Walked {
         now: UnixTime,
     ) -> Result<(), webpki::Error> {
         let anchor = anchors.anchor_of(path);
-        if let Some(anchor) = anchor {
-            check_dates(&anchor.facts, now)?;
-        }
+        let anchor = anchor.ok_or(webpki::Error::UnknownIssuer)?;
+        check_dates(&anchor.facts, now)?;
         let intermediates: Vec<_> = path
             .intermediate_certificates()
             .map(|ca| ca.der())
@@ -38,16 +41,14 @@ impl Walked {
         if !chain.iter().skip(1).all(|ca| ca.signs_certificates) {
             return Err(webpki::Error::EndEntityUsedAsCa);
         }
-        let below = chain.len();
-        chain.extend(anchor.map(|anchor| anchor.facts.clone()));
+        chain.push(anchor.facts.clone());
         let issued: Vec<_> = chain
             .windows(2)
             .map(|pair| Issued::new(&pair[0], &pair[1]))
             .collect();
-        debug_assert_eq!(issued.len(), below);
         let judgement = revocation.judge(&issued, now);
         if !judgement.uncertain.is_empty() {
-            let anchor = anchor.map(|anchor| anchor.der.clone());
+            let anchor = std::iter::once(anchor.der.clone());
             let issuers: Vec<CertificateDer<'_>> =
                 intermediates.into_iter().chain(anchor).collect();
             revocation.tell(&judgement, &issued, &issuers);
@@ -55,6 +56,8 @@ impl Walked {
         match judgement.verdict {
             Ok(until) => {
                 (self.issued, self.until) = (issued, until);
+                self.anchor.clone_from(&anchor.facts.fingerprint);
+                self.not_after = chain.iter().map(|facts| facts.not_after).min();
                 Ok(())
             }
             Err(fault) => {

@@ -241,3 +241,32 @@ fn a_path_around_a_revoked_cross_certificate_is_found() {
         assert_eq!(path.certificates[1], *left.certificate());
     }
 }
+
+#[test]
+fn a_grace_ends_though_lists_follow_each_other_that_do_not_speak_of_the_certificate() {
+    let world = World::new();
+    let week = days(-1, 7);
+    let of_others = |number| {
+        let list = RevocationList {
+            points: vec!["http://crl.test/others.crl".to_owned()],
+            ..RevocationList::empty(number, week)
+        };
+        let der = world.issuing.revoke(&list).unwrap();
+        let issuers = [world.issuing.certificate().clone()];
+        Arc::new(Crl::read(&der, &issuers).unwrap())
+    };
+    let policy = Policy {
+        depth: Depth::Leaf,
+        unknown: Doubt::Grace,
+        ..Policy::default()
+    };
+    let first = world.of(policy, &[of_others(1)]);
+    world.verify(&first, at(0)).unwrap();
+    let set = CrlSet::new([of_others(2)], at(0));
+    let second = first.with_crls(Arc::new(set));
+    world.verify(&second, at(DAY)).unwrap();
+    assert_eq!(
+        reason(world.verify(&second, at(DAY + 1))),
+        Reason::RevocationUnknown
+    );
+}
