@@ -74,9 +74,9 @@ enum Verb {
     ConnectionPoint(ConnectionPoint),
     /// Signs what `opencmg connection-point key` made
     ConnectionPointCertificate(certificate::Sign),
-    /// Validates a configuration of either role with everything it points to
+    /// Validates a configuration of either role or a service with everything it points to
     Check {
-        /// gateway.toml or connection-point.toml
+        /// gateway.toml, connection-point.toml or service.toml
         file: PathBuf,
     },
     /// Lists everything of a configuration that expires, with what breaks then

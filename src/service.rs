@@ -24,6 +24,11 @@ pub use files::{Files, POLL};
 /// The file that names all others.
 pub const FILE: &str = "service.toml";
 
+/// Whether a file is a service definition: its name tells it from the two process files.
+pub fn is_definition(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == FILE)
+}
+
 /// Reads and checks the service definition of a folder.
 ///
 /// # Errors

@@ -6,14 +6,22 @@ use super::roles::{bind, busy_ports, of_file};
 use super::{Failure, print};
 use crate::config::{self, Role};
 use crate::connection_point::{ConnectionPoint, preflight};
-use crate::gateway::Settings;
+use crate::gateway::{Definition, Settings};
 use crate::metrics::Metrics;
 use crate::pki::UnixTime;
 use crate::service;
 use crate::settings::Problem;
 
-/// Validates a file of either role with everything that it points to, ports included. Nothing is started or dialled.
+/// Validates a file of either role, or the service definition, with everything that it points to, ports included. Nothing
+/// is started or dialled.
 pub(super) async fn file(path: PathBuf) -> Result<(), Failure> {
+    if service::is_definition(&path) {
+        return Ok(print(format!(
+            "{}: {}",
+            path.display(),
+            definition(&path)?
+        ))?);
+    }
     let role = config::role_of(&path).map_err(|problem| vec![problem])?;
     let what = match role {
         Role::Gateway => gateway(&path).await?,
@@ -35,16 +43,29 @@ async fn gateway(path: &Path) -> Result<String, Vec<Problem>> {
         }
     };
     let (name, roles) = (definition.name.clone(), definition.roles.len());
-    let notes: String = definition
-        .notes
-        .iter()
-        .map(|note| format!("\nnote: {note}"))
-        .collect();
+    let notes = notes_of(&definition);
     bind(path, config.settings, definition, &Metrics::new()).await?;
     let roles = count(roles, "role");
     Ok(format!(
         "all is well: a gateway of {name} with {roles}{note}{notes}"
     ))
+}
+
+fn definition(path: &Path) -> Result<String, Vec<Problem>> {
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let definition = service::load(folder, UnixTime::now())?;
+    let roles = count(definition.roles.len(), "role");
+    Ok(format!(
+        "all is well: the service definition of {} with {roles}{}",
+        definition.name,
+        notes_of(&definition)
+    ))
+}
+
+/// What an administrator should know of a definition, though nothing is wrong with it.
+fn notes_of(definition: &Definition) -> String {
+    let notes = definition.notes.iter();
+    notes.map(|note| format!("\nnote: {note}")).collect()
 }
 
 /// A load balancer that carries tunnels and asks for readiness keeps an instance out that no tunnel has met.

@@ -62,8 +62,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 /// What expires of a configuration, as far as it can be read, and what is wrong with it.
 fn of(config: &Path, now: UnixTime) -> Result<(Vec<Expiring>, Vec<Problem>), Vec<Problem>> {
-    let of_service = config.file_name().is_some_and(|name| name == service::FILE);
-    let role = match of_service {
+    let role = match service::is_definition(config) {
         true => Role::Gateway,
         false => config::role_of(config).map_err(|problem| vec![problem])?,
     };

@@ -142,8 +142,7 @@ fn configured(config: &Path, connection_point: bool) -> Result<Trust, Failure> {
 /// The service definition that a gateway.toml names, or that a service.toml is, as far as it can be read; with the CRLs
 /// that the gateway keeps on disk beside its own.
 pub(super) fn definition(config: &Path) -> Result<(Definition, Vec<Problem>), Vec<Problem>> {
-    let of_folder = config.file_name().is_some_and(|name| name == service::FILE);
-    let (folder, kept, mut problems) = if of_folder {
+    let (folder, kept, mut problems) = if service::is_definition(config) {
         let folder = config.parent().unwrap_or_else(|| Path::new(""));
         (folder.to_owned(), Local::default(), Vec::new())
     } else {

@@ -154,7 +154,7 @@ impl Proxy {
 }
 
 impl Dialer {
-    /// A dialer of one gateway; of `patience`, which one dial may take, half is for the first of two ways.
+    /// A dialer of one gateway. Where two ways are open, half of `patience`, what one dial may take, is for the first.
     pub(super) fn new(
         gateway: GatewaySettings,
         proxy: Option<Proxy>,
@@ -162,11 +162,11 @@ impl Dialer {
         patience: Duration,
     ) -> Self {
         Self {
-            patience,
             gateway,
             proxy,
             credentials: ArcSwap::from_pointee(credentials),
             by_server_name: AtomicBool::new(false),
+            patience,
         }
     }
 

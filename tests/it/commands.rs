@@ -366,6 +366,26 @@ fn check_passes_what_is_right_and_names_a_port_in_use_by_its_key() {
 }
 
 #[test]
+fn check_takes_a_service_definition_by_itself() {
+    let (_temp, dir) = quickstart_folder();
+    let service = dir.join("service");
+    let well = run(&["check", "service.toml"], &service);
+    assert!(well.status.success(), "{}", text(&well.stderr));
+    assert_eq!(
+        text(&well.stdout),
+        "service.toml: all is well: the service definition of gw.opencmg.test with 2 roles\n"
+    );
+    fs::remove_file(service.join("root.crl")).unwrap();
+    let faulty = run(&["check", "service/service.toml"], &dir);
+    assert_eq!(faulty.status.code(), Some(78));
+    assert_eq!(
+        text(&faulty.stderr),
+        "service/service.toml: trust.revocation.crls[0]: service/root.crl: cannot be read: \
+         No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
 fn check_tells_every_fault_of_a_connection_point_at_once() {
     let temp = tempfile::tempdir().unwrap();
     let file = "[connection-point]\ncertificate = \"cp.pem\"\nkey = \"cp.key\"\n\

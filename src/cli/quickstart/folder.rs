@@ -17,6 +17,9 @@ const MARKER: &str = ".opencmg-quickstart";
 const MARKER_TEXT: &str =
     "This folder was made by `opencmg quickstart`, which may replace any file in it.\n";
 
+/// Where `service.toml` names the CRLs of the throw-away PKI.
+const REVOCATION: &str = "[trust.revocation]\ncrls = [\"root.crl\", \"intermediate.crl\"]\n";
+
 /// A folder that is quickstart's own, and this process's alone as long as this value lives.
 pub(super) struct Folder {
     path: PathBuf,
@@ -96,16 +99,28 @@ impl Folder {
         Ok(self.absolute(name))
     }
 
-    /// Writes `service/service.toml`, unless it is there: it may have been edited.
+    /// Writes `service/service.toml`. Where it is there it may have been edited: it only gets the CRLs that it does not
+    /// know of, without which every client is refused.
     pub(super) fn write_service(&self) -> anyhow::Result<PathBuf> {
         let name = "service/service.toml";
-        if !self.absolute(name).exists() {
+        let path = self.absolute(name);
+        if path.exists() {
+            let kept = fs::read_to_string(&path);
+            let kept = kept.with_context(|| format!("{} cannot be read", path.display()))?;
+            if !kept.contains("revocation") {
+                let text = format!(
+                    "{}\n\n# Added by `opencmg quickstart`.\n{REVOCATION}",
+                    kept.trim_end()
+                );
+                self.write(name, text, Readers::All)?;
+            }
+        } else {
             let text = format!(
                 "# Written by `opencmg quickstart` once; changes are in force within two seconds.\n\n\
                  name = \"{GATEWAY_NAME}\" # the certificate is for *.opencmg.test\n\n\
                  [[certificate]]\nfile = \"server.pfx\"\npassword-file = \"server.password\"\n\n\
                  [trust]\nanchors = [\"root.pem\"]\nintermediates = [\"intermediate.pem\"]\n\n\
-                 [trust.revocation]\ncrls = [\"root.crl\", \"intermediate.crl\"]\n\n\
+                 {REVOCATION}\n\
                  [connection-points]\nca = [\"connection-point-ca.pem\"]\n\n\
                  [[connection-point]]\nname = \"{CONNECTION_POINT_NAME}\"\n\n\
                  [[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\n\
@@ -115,7 +130,7 @@ impl Folder {
             );
             self.write(name, text, Readers::All)?;
         }
-        Ok(self.absolute(name))
+        Ok(path)
     }
 
     /// Writes `connection-point.toml` for a gateway and two backends.
@@ -187,5 +202,29 @@ mod tests {
         let file = path.join(MARKER);
         assert!(Folder::take(&file).is_err());
         assert_eq!(fs::read_to_string(&file).unwrap(), MARKER_TEXT);
+    }
+
+    #[test]
+    fn a_service_definition_that_knows_no_crls_gets_them_once_and_keeps_its_edits() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::take(&temp.path().join("q")).unwrap();
+        let path = folder.write_service().unwrap();
+        let read = || fs::read_to_string(&path).unwrap();
+        let new = read();
+        let old = new.replace(REVOCATION, "# edited");
+        assert_ne!(old, new);
+        fs::write(&path, &old).unwrap();
+        folder.write_service().unwrap();
+        let mended = read();
+        assert!(mended.starts_with(old.trim_end()), "{mended}");
+        assert!(mended.ends_with(REVOCATION), "{mended}");
+        mended.parse::<toml::Table>().unwrap();
+        folder.write_service().unwrap();
+        assert_eq!(read(), mended);
+
+        let off = new.replace(REVOCATION, "[trust.revocation]\ncheck = false\n");
+        fs::write(&path, &off).unwrap();
+        folder.write_service().unwrap();
+        assert_eq!(read(), off);
     }
 }
