@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opencmg::message::headers::{self, CertificateFields, RequestId};
+use opencmg::message::headers::{self, CertificateFields, ClientConnection, RequestId};
 use opencmg::message::path;
 use opencmg::metrics::{Finished, Metrics};
 use opencmg::role::{Kind, RoleId, endpoints_of};
@@ -101,19 +101,14 @@ fn header_rules(criterion: &mut Criterion) {
     });
     let (id, client) = (RequestId::random(), IpAddr::from([192, 0, 2, 1]));
     let mark = HeaderValue::from_static("0123456789abcdef");
-    let forwarded = headers::forwarded(client, HOST);
+    let connection = ClientConnection::new(7, client);
     group.bench_function(format!("rewrite_request_{}_fields", FIELDS.len()), |b| {
         b.iter_batched(
             || fields.clone(),
             |mut fields| {
                 headers::strip_request(&mut fields);
-                headers::set_request_id(&mut fields, &id);
-                headers::set_traceparent(&mut fields, &id);
-                fields.extend(
-                    forwarded
-                        .clone()
-                        .map(|value| (headers::FORWARDED.clone(), value)),
-                );
+                headers::continue_trace(&mut fields);
+                connection.set_origin(&mut fields, &id);
                 headers::set_role(&mut fields, RoleId::new(72_057_594_037_927_937));
                 headers::set_service(&mut fields, None, &mark);
                 fields

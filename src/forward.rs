@@ -11,7 +11,6 @@ mod target;
 mod told;
 mod websocket;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -24,12 +23,12 @@ use self::location::Place;
 use self::target::{Catalogue, Target};
 use self::told::Told;
 use crate::backend::{Backend, Failure, OnContinue, Terms};
-use crate::message::headers;
+use crate::message::headers::{self, Origin};
 use crate::message::path;
 use crate::message::refusal::{Hop, Refusal};
 use crate::metrics::{EndpointMetrics, Metrics};
 use crate::reason::Reason;
-use crate::role::{Health, PublishedRole, RoleId};
+use crate::role::{ByRoleId, Health, PublishedRole};
 use crate::tasks::Tasks;
 use crate::tunnel;
 
@@ -53,7 +52,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     catalogue: Catalogue,
-    backends: HashMap<RoleId, Published>,
+    backends: ByRoleId<Published>,
 }
 
 #[derive(Debug)]
@@ -114,14 +113,15 @@ impl Forward {
     /// Takes one request from a tunnel to its backend and the answer back, until all is said.
     pub async fn handle(&self, incoming: tunnel::Incoming) {
         let tunnel::Incoming {
-            request,
+            mut request,
             mut respond,
         } = incoming;
-        let mut told = Told::new(&request);
+        let origin = Origin::take(request.headers_mut());
+        let mut told = Told::new(&request, origin.as_ref());
         let expects = request.headers().contains_key(header::EXPECT);
         let continued = expects.then(Arc::<Notify>::default);
         let response = {
-            let answer = self.answer(request, continued.as_ref(), &mut told);
+            let answer = self.answer(request, origin.as_ref(), continued.as_ref(), &mut told);
             tokio::pin!(answer);
             loop {
                 tokio::select! {
@@ -145,10 +145,11 @@ impl Forward {
     async fn answer(
         &self,
         request: Request<tunnel::Body>,
+        origin: Option<&Origin>,
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Response<AnswerBody> {
-        match self.forward(request, continued, told).await {
+        match self.forward(request, origin, continued, told).await {
             Ok(response) => response,
             Err(refusal) => {
                 told.refused(&refusal);
@@ -165,6 +166,7 @@ impl Forward {
     async fn forward(
         &self,
         request: Request<tunnel::Body>,
+        origin: Option<&Origin>,
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Result<Response<AnswerBody>, Refusal> {
@@ -181,12 +183,15 @@ impl Forward {
         let terms = Terms {
             endpoint: target.endpoint,
             long_poll: manner.long_poll,
-            client: client_of(&head.headers, &backend),
+            client: client_of(origin, &backend),
             on_continue: continued.map(on_continue),
             websocket: opening,
         };
         let from_client = opening.then(|| std::mem::replace(&mut body, tunnel::Body::empty()));
         headers::strip_last_hop(&mut head.headers);
+        if let Some(origin) = origin {
+            origin.write_out(&mut head.headers, host_of(&uri));
+        }
         head.uri = internal(backend.settings().url.prefix(), target.rest)?;
         // 3. There and back.
         let answer = backend.send(Request::from_parts(head, body), terms).await;
@@ -293,12 +298,13 @@ fn is_refused(status: StatusCode) -> bool {
 }
 
 /// The client connection that a backend connection belongs to, for backends that authenticate connections.
-fn client_of(fields: &HeaderMap, backend: &Backend<tunnel::Body>) -> Option<String> {
-    if !backend.settings().connection_auth {
-        return None;
-    }
-    let id = fields.get(&headers::CONNECTION_ID)?.to_str().ok()?;
-    Some(id.to_owned())
+fn client_of(origin: Option<&Origin>, backend: &Backend<tunnel::Body>) -> Option<String> {
+    let origin = origin.filter(|_| backend.settings().connection_auth)?;
+    Some(origin.connection().to_owned())
+}
+
+fn host_of(uri: &Uri) -> &str {
+    uri.authority().map_or("", Authority::as_str)
 }
 
 /// The backend's 100 is passed on to a client that waits for it.
@@ -327,7 +333,7 @@ fn place<'r>(backend: &'r Backend<tunnel::Body>, uri: &'r Uri, target: &Target<'
     Place {
         base: &settings.url,
         host: settings.host.as_deref(),
-        authority: uri.authority().map_or("", Authority::as_str),
+        authority: host_of(uri),
         outside: target.outside,
         rest: target.rest,
     }

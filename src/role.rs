@@ -2,9 +2,11 @@
 //!
 //! Pure values, shared by both roles and by the wire between them. No I/O.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
+use foldhash::fast::RandomState;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
@@ -21,13 +23,16 @@ impl RoleId {
 
     /// Parses 1 to 20 decimal digits without sign or leading zero.
     pub fn parse(text: &str) -> Option<Self> {
-        let digits = text.bytes().all(|b| b.is_ascii_digit());
-        if !digits || text.starts_with('0') {
-            return None;
+        // A sign, which numbers may have elsewhere, is none of these.
+        match text.as_bytes().first()? {
+            b'1'..=b'9' => text.parse().ok().map(Self),
+            _ => None,
         }
-        text.parse().ok().map(Self)
     }
 }
+
+/// A value per role. Strangers ask for roles, but put none in, so that the hash may be a fast one.
+pub type ByRoleId<T> = HashMap<RoleId, T, RandomState>;
 
 impl fmt::Display for RoleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

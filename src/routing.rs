@@ -6,7 +6,7 @@
 
 mod rate;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
@@ -15,7 +15,7 @@ pub use self::rate::AddressRate;
 use crate::message::headers::CertificateFields;
 use crate::message::path;
 use crate::metrics::{EndpointMetrics, Metrics};
-use crate::role::{Endpoint, Kind, RoleId};
+use crate::role::{ByRoleId, Endpoint, Kind, RoleId};
 
 /// The last segment of the path that the gateway answers itself, under both prefixes.
 const METADATA: &str = "ServiceMetadata";
@@ -86,7 +86,7 @@ pub struct Routes {
     service_name: String,
     mark: Option<HeaderValue>,
     // Endpoints with more segments come first, so that the first match is the closest.
-    roles: HashMap<RoleId, Vec<Arc<Published>>>,
+    roles: ByRoleId<Vec<Arc<Published>>>,
     roots: Vec<(String, Vec<Arc<Published>>)>,
 }
 

@@ -25,7 +25,7 @@ pub(super) fn prepare(
     }
     // http.sys answers 411 to a method that may have content and says nothing of its length.
     let never = [Method::GET, Method::HEAD, Method::OPTIONS];
-    if !has_body && !headers.contains_key(CONTENT_LENGTH) && !never.contains(&head.method) {
+    if !has_body && !never.contains(&head.method) && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     if !has_body {

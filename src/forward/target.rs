@@ -1,14 +1,12 @@
 //! Where a request goes by the connection point's own file: role, endpoint, internal path.
 
-use std::collections::HashMap;
-
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Uri};
 
 use crate::message::refusal::Refusal;
 use crate::message::{headers, path};
 use crate::reason::Reason;
-use crate::role::{Endpoint, RoleId};
+use crate::role::{ByRoleId, Endpoint, RoleId};
 
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,7 +23,7 @@ pub(super) struct Target<'p> {
 
 /// The endpoints of each published role, those with more segments first.
 #[derive(Debug, Default)]
-pub(super) struct Catalogue(HashMap<RoleId, Vec<Endpoint>>);
+pub(super) struct Catalogue(ByRoleId<Vec<Endpoint>>);
 
 impl Catalogue {
     /// Adds a role.

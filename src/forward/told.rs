@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 
-use crate::message::headers;
+use crate::message::headers::{Origin, RequestId};
 use crate::message::refusal::Refusal;
 use crate::metrics::{EndpointMetrics, Finished};
 use crate::reason::Reason;
@@ -13,7 +13,7 @@ use crate::reason::Reason;
 /// The account of one request; its drop is where it is told.
 #[derive(Debug)]
 pub(super) struct Told {
-    id: Option<HeaderValue>,
+    id: Option<RequestId>,
     method: Method,
     uri: Uri,
     started: Instant,
@@ -26,9 +26,9 @@ pub(super) struct Told {
 
 impl Told {
     /// Begins the account of a request.
-    pub(super) fn new<B>(request: &Request<B>) -> Self {
+    pub(super) fn new<B>(request: &Request<B>, origin: Option<&Origin>) -> Self {
         Self {
-            id: request.headers().get(&headers::REQUEST_ID).cloned(),
+            id: origin.map(|origin| origin.id),
             method: request.method().clone(),
             uri: request.uri().clone(),
             started: Instant::now(),
@@ -42,8 +42,7 @@ impl Told {
 
     /// The request's id, as the gateway gave it.
     pub(super) fn id(&self) -> &str {
-        let id = self.id.as_ref().and_then(|id| id.to_str().ok());
-        id.unwrap_or_default()
+        self.id.as_ref().map_or("", RequestId::as_str)
     }
 
     /// The path that the gateway asked for.

@@ -4,9 +4,9 @@
 //! names are compared with `_` read as `-`, since CGI and IIS make one of the two.
 
 mod from_clients;
+mod origin;
 mod trailers;
 
-use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use base64::Engine;
@@ -16,6 +16,10 @@ use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use self::from_clients::matches_dashed;
+pub use self::origin::{
+    ClientConnection, FORWARDED, ORIGIN, Origin, REQUEST_ID, RequestId, TRACEPARENT, TRACESTATE,
+    continue_trace,
+};
 pub use self::trailers::strip_trailers;
 use crate::role::RoleId;
 
@@ -25,18 +29,8 @@ pub static PHRASE: HeaderName = HeaderName::from_static("opencmg-phrase");
 pub static REASON: HeaderName = HeaderName::from_static("opencmg-reason");
 /// The role that the gateway resolved, for requests whose path does not name it.
 pub static ROLE: HeaderName = HeaderName::from_static("opencmg-role");
-/// The client connection that a request came over, for backends that authenticate connections.
-pub static CONNECTION_ID: HeaderName = HeaderName::from_static("opencmg-connection");
 /// The service that a request came through: what a loop is found by.
 pub static SERVICE: HeaderName = HeaderName::from_static("opencmg-service");
-/// The id of one request in the logs of every hop.
-pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// W3C trace context.
-pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// W3C trace context of vendors.
-pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// RFC 7239.
-pub static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 /// RFC 9440 §2.2.
 pub static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 /// RFC 9440 §2.3.
@@ -202,101 +196,6 @@ fn join_cookies(headers: &mut HeaderMap) {
         value.set_sensitive(true);
         headers.insert(header::COOKIE, value);
     }
-}
-
-/// The id of one request: 128 random bits as 32 lower-case hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId([u8; 32]);
-
-impl RequestId {
-    /// Makes a random id.
-    pub fn random() -> Self {
-        Self(hex(rand::random::<u128>().max(1)))
-    }
-
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-/// Sets `X-Request-Id`, whatever was there.
-pub fn set_request_id(headers: &mut HeaderMap, id: &RequestId) {
-    if let Ok(value) = HeaderValue::from_bytes(&id.0) {
-        headers.insert(&REQUEST_ID, unrepeated(value));
-    }
-}
-
-/// Sets `traceparent`: a valid one is continued under a new parent id, else a trace of the request's id begins
-/// and `tracestate` is dropped with the invalid one (W3C Trace Context §3.2, §3.3).
-pub fn set_traceparent(headers: &mut HeaderMap, id: &RequestId) {
-    let continued = {
-        let mut values = headers.get_all(&TRACEPARENT).iter();
-        match (values.next(), values.next()) {
-            (Some(only), None) => trace_of(only.as_bytes()),
-            _ => None,
-        }
-    };
-    if continued.is_none() {
-        headers.remove(&TRACESTATE);
-    }
-    let (trace, flags) = continued.unwrap_or((id.0, *b"00"));
-    let parent: [u8; 32] = hex(u128::from(rand::random::<u64>().max(1)));
-    let mut value = *b"00-................................-................-..";
-    value[3..35].copy_from_slice(&trace);
-    value[36..52].copy_from_slice(&parent[16..]);
-    value[53..].copy_from_slice(&flags);
-    if let Ok(value) = HeaderValue::from_bytes(&value) {
-        headers.insert(&TRACEPARENT, unrepeated(value));
-    }
-}
-
-/// A value that no other client has: HTTP/2 keeps it out of its table (RFC 7541 §6.2.3), where it would only push out what
-/// comes again.
-pub fn unrepeated(mut value: HeaderValue) -> HeaderValue {
-    value.set_sensitive(true);
-    value
-}
-
-/// The trace id and flags of a valid `traceparent`; of a later version, the part that is known is read.
-fn trace_of(value: &[u8]) -> Option<([u8; 32], [u8; 2])> {
-    let (known, rest) = value.split_at_checked(55)?;
-    let version = &known[..2];
-    let (trace, parent, flags) = (&known[3..35], &known[36..52], &known[53..55]);
-    let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
-    let fields = [version, trace, parent, flags].into_iter().all(is_hex);
-    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
-    let length = match version {
-        b"ff" => false,
-        b"00" => rest.is_empty(),
-        _ => rest.first().is_none_or(|byte| *byte == b'-'),
-    };
-    (dashes && fields && length && !zero(trace) && !zero(parent))
-        .then(|| Some((trace.try_into().ok()?, flags.try_into().ok()?)))
-        .flatten()
-}
-
-fn hex(number: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (index, digit) in digits.iter_mut().enumerate() {
-        let nibble = (number >> (4 * (31 - index))) & 0xf;
-        *digit = b"0123456789abcdef"[nibble as usize];
-    }
-    digits
-}
-
-/// The value of `Forwarded` (RFC 7239): what we saw ourselves; nothing that came before is kept.
-///
-/// `host` is an authority that was checked already: host name or address, with or without a port.
-pub fn forwarded(client: IpAddr, host: &str) -> Option<HeaderValue> {
-    let node = match client.to_canonical() {
-        IpAddr::V4(address) => format!("for={address}"),
-        IpAddr::V6(address) => format!("for=\"[{address}]\""),
-    };
-    // A token needs no quotes, but an authority may hold a colon or brackets.
-    let value = HeaderValue::try_from(format!("{node};host=\"{host}\";proto=https")).ok()?;
-    Some(unrepeated(value))
 }
 
 /// Sets `opencmg-role`, by which the connection point knows the role of a request whose path does not name it.

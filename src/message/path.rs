@@ -55,6 +55,13 @@ pub fn check(path_and_query: &str) -> Result<(), BadPath> {
     if path_and_query.len() > MAX_LENGTH {
         return Err(BadPath("the path and query are too long"));
     }
+    match is_plain(path_and_query.as_bytes()) {
+        true => Ok(()),
+        false => check_closely(path_and_query),
+    }
+}
+
+fn check_closely(path_and_query: &str) -> Result<(), BadPath> {
     if !path_and_query.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(BadPath("a byte is not visible ASCII"));
     }
@@ -74,6 +81,60 @@ pub fn check(path_and_query: &str) -> Result<(), BadPath> {
     segments.split('/').try_for_each(check_segment)
 }
 
+/// What a byte of a path asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Nothing.
+    No,
+    /// A look at what follows: it begins a segment.
+    Next,
+    /// None any more: only the query follows.
+    Query,
+    /// All rules.
+    Close,
+}
+
+const LOOKS: [Look; 256] = {
+    let mut looks = [Look::Close; 256];
+    let mut byte = b'!';
+    while byte <= b'~' {
+        looks[byte as usize] = match byte {
+            b'/' => Look::Next,
+            b'?' => Look::Query,
+            b'#' | b'%' | b'\\' => Look::Close,
+            _ => Look::No,
+        };
+        byte += 1;
+    }
+    looks
+};
+
+/// Whether one look at each byte finds a path harmless, as it does most.
+fn is_plain(path_and_query: &[u8]) -> bool {
+    if path_and_query.first() != Some(&b'/') || path_and_query.get(1) == Some(&b'/') {
+        return false;
+    }
+    for (at, byte) in path_and_query.iter().enumerate() {
+        match LOOKS[usize::from(*byte)] {
+            Look::No => {}
+            // A segment that begins with one dot and goes on with a letter is none of dots.
+            Look::Next => match path_and_query[at + 1..] {
+                [b'.', next, ..] if next.is_ascii_alphanumeric() => {}
+                [b'.', ..] => return false,
+                _ => {}
+            },
+            Look::Query => {
+                let query = &path_and_query[at..];
+                return query
+                    .iter()
+                    .all(|byte| byte.is_ascii_graphic() && *byte != b'#');
+            }
+            Look::Close => return false,
+        }
+    }
+    true
+}
+
 /// Takes a prefix of whole segments off a path, comparing ASCII letters without regard to case.
 ///
 /// `prefix` has neither a leading nor a trailing slash. What is returned is empty or begins with `/` or `?`.
@@ -91,7 +152,8 @@ pub fn external(path: &str) -> Option<External<'_>> {
         None => (strip_prefix(path, SERVER_AUTH)?, false),
     };
     let segment = rest.strip_prefix('/')?;
-    let end = segment.find(['/', '?']).unwrap_or(segment.len());
+    let end = segment.bytes().position(|byte| matches!(byte, b'/' | b'?'));
+    let end = end.unwrap_or(segment.len());
     let (id, rest) = segment.split_at(end);
     let base = &path[..path.len() - rest.len()];
     let role = RoleId::parse(id)?;
@@ -328,6 +390,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_plain_at_one_look_passes_all_rules(pieces in prop::collection::vec(piece(), 0..12)) {
+            let path = format!("/{}", pieces.concat());
+            if is_plain(path.as_bytes()) {
+                prop_assert_eq!(check_closely(&path), Ok(()));
+            }
+        }
+
         #[test]
         fn what_passes_lies_under_its_endpoint_in_canonical_form(pieces in prop::collection::vec(piece(), 0..12)) {
             let path = format!("/CCM_System/{}", pieces.concat());

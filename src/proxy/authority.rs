@@ -6,23 +6,14 @@ use http::uri::{Authority, Scheme};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 
 use super::connection::Peer;
-use crate::message::headers;
 use crate::message::refusal::Refusal;
 use crate::reason::Reason;
-
-/// What a request is for.
-#[derive(Clone, Debug)]
-pub(super) struct Addressed {
-    pub(super) authority: Authority,
-    /// What `Forwarded` says of it.
-    pub(super) forwarded: Option<HeaderValue>,
-}
 
 /// Finds what a request is for. What the first request of a connection was for is remembered: the next ones say the same.
 ///
 /// # Errors
 /// As [`of`].
-pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal> {
+pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Authority, Refusal> {
     let (uri, headers) = (&head.uri, &head.headers);
     let mut hosts = headers.get_all(HOST).iter();
     let named = match (uri.authority(), hosts.next(), hosts.next()) {
@@ -31,7 +22,7 @@ pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal>
         _ => None,
     };
     if let Some(first) = peer.first.get()
-        && named == Some(first.authority.as_str().as_bytes())
+        && named == Some(first.as_str().as_bytes())
     {
         return Ok(first.clone());
     }
@@ -40,13 +31,9 @@ pub(super) fn addressed(peer: &Peer, head: &Parts) -> Result<Addressed, Refusal>
         return Err(bad("the Host field is missing"));
     }
     let authority = of(uri, headers, peer.server_name.as_deref())?;
-    let addressed = Addressed {
-        forwarded: headers::forwarded(peer.remote.ip(), authority.as_str()),
-        authority,
-    };
     // Only the first is kept.
-    let _ = peer.first.set(addressed.clone());
-    Ok(addressed)
+    let _ = peer.first.set(authority.clone());
+    Ok(authority)
 }
 
 /// Whether a request names its server as those of HTTP/2 do: by an `:authority` alone, for what the connection is

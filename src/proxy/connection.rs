@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use http::HeaderValue;
+use http::uri::Authority;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info};
 
 use super::activity::Activity;
-use super::authority::Addressed;
+
 use super::driver::{Driver, Multiplexed};
 use super::rate::Allowed;
 use super::sleeper::Sleeper;
@@ -23,7 +23,7 @@ use super::streams::{Inbox, Streams};
 use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
-use crate::message::headers::{self, ClientCertFields};
+use crate::message::headers::{ClientCertFields, ClientConnection};
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
@@ -54,8 +54,8 @@ pub struct Connection<IO> {
 /// Who is at the other end, as the requests of the connection see it.
 #[derive(Debug)]
 pub(super) struct Peer {
-    /// What the connection is called towards connection points.
-    pub(super) id: Option<HeaderValue>,
+    /// What connection points are told of the connection.
+    pub(super) origin: ClientConnection,
     pub(super) remote: SocketAddr,
     pub(super) server_name: Option<String>,
     pub(super) certificate_required: bool,
@@ -65,7 +65,7 @@ pub(super) struct Peer {
     /// What the client may still send, where that is limited.
     pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
-    pub(super) first: OnceLock<Addressed>,
+    pub(super) first: OnceLock<Authority>,
     /// What goes on when the connection is one of HTTP no more.
     relay: Mutex<Option<Box<Relay>>>,
 }
@@ -101,11 +101,10 @@ impl Proxy {
     {
         let shared = Arc::clone(&self.0);
         let http2 = connection.http2;
-        let id = format!("{:016x}", rand::random::<u64>());
         let certificate = connection.live.certificate();
         let peer = Arc::new(Peer {
             allowed: shared.clients.of(&certificate, connection.remote.ip()),
-            id: HeaderValue::try_from(id).ok().map(headers::unrepeated),
+            origin: ClientConnection::new(rand::random(), connection.remote.ip()),
             first: OnceLock::new(),
             relay: Mutex::new(None),
             remote: connection.remote,

@@ -11,14 +11,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, EXPECT, MAX_FORWARDS, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::uri::Scheme as UriScheme;
+use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::authorise::{Credentials, authorise};
-use super::authority::Addressed;
 use super::connection::Peer;
 use super::exchange::{Answer, Exchange, Payload};
 use super::websocket::Opening;
@@ -65,13 +64,13 @@ async fn forward(
     check_method(&head.method)?;
     check_fields(shared, &head)?;
     check_framing(&head, exchange.has_body)?;
-    let addressed = authority::addressed(peer, &head)?;
+    let authority = authority::addressed(peer, &head)?;
     check_target(peer, &head)?;
     check_expectation(&head.headers)?;
 
     // Only what is published is reachable; the rest is not told apart.
     let routes = shared.routes.load();
-    let route = routes.resolve(authority::host_of(&addressed.authority), target(&head.uri));
+    let route = routes.resolve(authority::host_of(&authority), target(&head.uri));
     let (published, way) = match route.ok_or_else(|| Refusal::new(Reason::UnknownEndpoint))? {
         Route::Endpoint(published, way) => (Arc::clone(published), way),
         Route::Metadata => {
@@ -106,7 +105,7 @@ async fn forward(
     let body = Guarded::new(body, published.endpoint.body_limit, pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
-    rewrite(&mut head, &published, way, peer, exchange, addressed, mark)?;
+    rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
     exchange.trailers = head.headers.contains_key(TE);
 
     if let Some(opening) = opening {
@@ -324,7 +323,7 @@ fn rewrite(
     way: Way,
     peer: &Peer,
     exchange: &Exchange,
-    addressed: Addressed,
+    authority: Authority,
     mark: Option<&HeaderValue>,
 ) -> Result<(), Refusal> {
     let fields = &mut head.headers;
@@ -334,16 +333,10 @@ fn rewrite(
     if let Some(mark) = mark {
         headers::set_service(fields, before, mark);
     }
-    if let Some(id) = &peer.id {
-        fields.insert(&headers::CONNECTION_ID, id.clone());
-    }
     // Its place is taken by `:authority`.
     fields.remove(http::header::HOST);
-    headers::set_request_id(fields, &exchange.id);
-    headers::set_traceparent(fields, &exchange.id);
-    if let Some(forwarded) = addressed.forwarded {
-        fields.insert(&headers::FORWARDED, forwarded);
-    }
+    headers::continue_trace(fields);
+    peer.origin.set_origin(fields, &exchange.id);
     headers::set_via(fields, published.via, head.version);
     if way == Way::Root {
         headers::set_role(fields, published.role);
@@ -353,7 +346,7 @@ fn rewrite(
     }
     let mut uri = std::mem::take(&mut head.uri).into_parts();
     uri.scheme = Some(UriScheme::HTTPS);
-    uri.authority = Some(addressed.authority);
+    uri.authority = Some(authority);
     head.uri = Uri::from_parts(uri)
         .map_err(|error| Refusal::new(Reason::BadPath).detail(error.to_string()))?;
     head.version = Version::HTTP_2;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -49,7 +50,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     limit: AtomicU64,
     stalled_after: Duration,
-    holders: DashMap<u64, Weak<dyn Holder>>,
+    holders: DashMap<u64, Weak<dyn Holder>, RandomState>,
     /// What all bodies that are counted could hold at most.
     most: AtomicU64,
     next: AtomicU64,
@@ -91,7 +92,7 @@ impl Budget {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
             stalled_after: settings.stalled_after,
-            holders: DashMap::new(),
+            holders: DashMap::default(),
             most: AtomicU64::new(0),
             next: AtomicU64::new(0),
             looked: AtomicU64::new(0),

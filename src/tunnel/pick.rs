@@ -1,6 +1,5 @@
 //! Pick: which tunnel a request takes. Snapshots are immutable and made anew when a tunnel or its roles change.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use super::link::{Lease, Link, Published};
 use super::random::mix;
 use super::{Need, Policy, Random};
 use crate::reason::Reason;
-use crate::role::{Health, RoleId};
+use crate::role::{ByRoleId, Health};
 
 /// The capacity of a connection point that does not speak of roles.
 const UNSAID_CAPACITY: u64 = 1_000;
@@ -33,7 +32,7 @@ struct Candidates {
 /// What can be picked, at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
-    roles: HashMap<RoleId, Candidates>,
+    roles: ByRoleId<Candidates>,
     /// When the last connection point ceases to be fresh.
     fresh_until: Option<Instant>,
     ramp: Duration,
@@ -47,7 +46,7 @@ impl Snapshot {
 
     /// Takes the snapshot of the tunnels under a policy.
     pub(super) fn new(links: &[Arc<Link>], policy: &Policy, ramp: Duration) -> Self {
-        let mut offers: HashMap<RoleId, Vec<(Candidate, Health)>> = HashMap::new();
+        let mut offers: ByRoleId<Vec<(Candidate, Health)>> = ByRoleId::default();
         let mut fresh_until = None;
         for link in links.iter().filter(|link| !link.is_draining()) {
             let Some(allowed) = policy.connection_points.get(&*link.name) else {

@@ -89,7 +89,7 @@ fn a_connection_field_cannot_nominate_what_the_message_depends_on() {
     assert_eq!(stripped(&all), map(&fields));
 
     let mut headers = map(&[("connection", "X-Request-Id, x_request_id")]);
-    set_request_id(&mut headers, &RequestId::random());
+    origin(&RequestId::random(), "192.0.2.7").write_out(&mut headers, "gw");
     strip(&mut headers, |_| false);
     assert!(headers.contains_key("x-request-id"));
 }
@@ -142,15 +142,42 @@ fn a_client_hears_our_word_in_our_refusals_and_of_trailers_if_it_takes_them() {
     }
 }
 
+/// What a connection point reads of what a gateway has set.
+fn origin(id: &RequestId, client: &str) -> Origin {
+    let mut headers = HeaderMap::new();
+    let connection = ClientConnection::new(7, client.parse().unwrap());
+    connection.set_origin(&mut headers, id);
+    let value = &headers["opencmg-origin"];
+    assert!(value.is_sensitive(), "it would fill a tunnel's table");
+    Origin::take(&mut headers).unwrap()
+}
+
 #[test]
 fn a_request_id_is_ours_always() {
     let mut headers = map(&[("x-request-id", "theirs")]);
     let id = RequestId::random();
-    set_request_id(&mut headers, &id);
+    origin(&id, "192.0.2.7").write_out(&mut headers, "gw");
     assert_eq!(headers["x-request-id"], id.as_str());
     assert_eq!(id.as_str().len(), 32);
     assert!(id.as_str().bytes().all(|b| b.is_ascii_hexdigit()));
     assert_ne!(RequestId::random(), id);
+}
+
+#[test]
+fn an_origin_says_what_the_gateway_put_into_it() {
+    let id = RequestId::random();
+    let said = origin(&id, "2001:db8::1");
+    assert_eq!((said.id, said.connection()), (id, "0000000000000007"));
+    for broken in ["", "x", &id.as_str()[1..], &format!("{}x", id.as_str())] {
+        let mut headers = map(&[("opencmg-origin", broken)]);
+        assert_eq!(Origin::take(&mut headers), None, "{broken}");
+    }
+    let mut headers = HeaderMap::new();
+    let mut short = map(&[("opencmg-origin", &format!("{} 7", id.as_str()))]);
+    Origin::take(&mut short)
+        .unwrap()
+        .write_out(&mut headers, "gw");
+    assert_eq!(headers["x-request-id"], id.as_str());
 }
 
 #[test]
@@ -161,7 +188,8 @@ fn a_valid_traceparent_is_continued_under_a_new_parent() {
         format!("cc-{trace}-b7ad6b7169203331-01-what-comes"),
     ] {
         let mut headers = map(&[("traceparent", &sent), ("tracestate", "v=1")]);
-        set_traceparent(&mut headers, &RequestId::random());
+        continue_trace(&mut headers);
+        origin(&RequestId::random(), "192.0.2.7").write_out(&mut headers, "gw");
         let value = headers["traceparent"].to_str().unwrap();
         assert_eq!(value.len(), 55);
         assert!(value.starts_with(&format!("00-{trace}-")), "{value}");
@@ -191,12 +219,10 @@ fn a_missing_or_invalid_traceparent_begins_a_new_trace() {
         for value in &sent {
             headers.append(&TRACEPARENT, HeaderValue::from_str(value).unwrap());
         }
-        set_traceparent(&mut headers, &id);
-        let value = headers["traceparent"].to_str().unwrap();
-        assert!(
-            value.starts_with(&format!("00-{}-", id.as_str())),
-            "{sent:?} {value}"
-        );
+        continue_trace(&mut headers);
+        origin(&id, "192.0.2.7").write_out(&mut headers, "gw");
+        let (trace, parent) = (id.as_str(), &id.as_str()[16..]);
+        assert_eq!(headers["traceparent"], format!("00-{trace}-{parent}-00"));
         assert_eq!(headers.get_all("traceparent").iter().count(), 1);
         assert!(!headers.contains_key("tracestate"));
     }
@@ -221,9 +247,9 @@ fn forwarded_tells_what_we_saw() {
             "for=\"[2001:db8::1]\";host=\"gw\";proto=https",
         ),
     ] {
-        let value = forwarded(client.parse().unwrap(), host).unwrap();
-        assert_eq!(value, expected);
-        assert!(value.is_sensitive(), "it would fill a tunnel's table");
+        let mut headers = map(&[("forwarded", "for=theirs")]);
+        origin(&RequestId::random(), client).write_out(&mut headers, host);
+        assert_eq!(headers["forwarded"], expected);
     }
 }
 

@@ -1,5 +1,7 @@
 //! A look at the request line of HTTP/1.1 before the parser has it: the parser cuts a fragment off and says nothing.
 
+use memchr::memchr;
+
 /// How far a request line has been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Line {
@@ -28,12 +30,14 @@ impl Line {
             }
             *self = Self::Method;
         }
-        if !rest.contains(&b'#') {
-            // Mostly there is none in the whole head, which is found out fast.
-            *self = match (rest.contains(&b'\n'), rest.contains(&b' ')) {
-                (true, _) => Self::Past,
-                (false, true) => Self::Target,
-                (false, false) => *self,
+        // Mostly there is none in the whole line, which is found out fast.
+        let end = memchr(b'\n', rest);
+        let line = &rest[..end.unwrap_or(rest.len())];
+        if memchr(b'#', line).is_none() {
+            *self = match (end, line.contains(&b' ')) {
+                (Some(_), _) => Self::Past,
+                (None, true) => Self::Target,
+                (None, false) => *self,
             };
             return false;
         }

@@ -145,9 +145,12 @@ pub fn fields(bytes: &[u8]) {
     }
     headers::set_service(&mut fields, before, &mark);
     assert!(headers::came_through(&fields, &mark));
-    if let Ok(host) = http::uri::Authority::try_from(host)
-        && let Some(forwarded) = headers::forwarded([192, 0, 2, 1].into(), host.as_str())
-    {
+    if let Ok(host) = http::uri::Authority::try_from(host) {
+        let client = headers::ClientConnection::new(7, [192, 0, 2, 1].into());
+        client.set_origin(&mut fields, &headers::RequestId::random());
+        let origin = headers::Origin::take(&mut fields).expect("it was just set");
+        origin.write_out(&mut fields, host.as_str());
+        let forwarded = &fields["forwarded"];
         let text = forwarded.to_str().expect("visible ASCII");
         let inner = text.strip_prefix("for=192.0.2.1;host=\"");
         let inner = inner.and_then(|rest| rest.strip_suffix("\";proto=https"));

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use opencmg::drain::Drain;
 use opencmg::gateway::{Addresses, Definition, Gateway, Handle, Settings};
 use opencmg::message::body::BodyError;
-use opencmg::message::headers::CertificateFields;
+use opencmg::message::headers::{CertificateFields, Origin};
 use opencmg::metrics::Metrics;
 use opencmg::pki::issue::{
     Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
@@ -413,9 +413,12 @@ pub fn body(bytes: impl Into<Bytes>) -> impl http_body::Body<Data = Bytes, Error
     Full::new(bytes.into()).map_err(|never| match never {})
 }
 
-/// Answers with what came: the request as JSON (method, URI, fields, length of the body).
+/// Answers with what came: the request as JSON (method, URI, fields, length of the body), its origin written out.
 pub async fn echo(incoming: Incoming) {
-    let (head, received) = incoming.request.into_parts();
+    let (mut head, received) = incoming.request.into_parts();
+    let host = head.uri.authority().unwrap().as_str();
+    let origin = Origin::take(&mut head.headers).unwrap();
+    origin.write_out(&mut head.headers, host);
     let mut respond = incoming.respond;
     if head.headers.contains_key("expect") {
         respond.send_continue();

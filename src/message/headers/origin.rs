@@ -1,0 +1,186 @@
+//! What a request is called, and which client it comes from: `X-Request-Id`, `traceparent` and `Forwarded`.
+//!
+//! Each of them differs from request to request or from client to client, so that a tunnel's HTTP/2 could not keep them in
+//! its table. Through a tunnel all go as one short field, [`ORIGIN`], and the connection point writes them out.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// Id of the request, id of the client's connection and address of the client, on their way through a tunnel.
+pub static ORIGIN: HeaderName = HeaderName::from_static("opencmg-origin");
+/// The id of one request in the logs of every hop.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// W3C trace context.
+pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// W3C trace context of vendors.
+pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// RFC 7239.
+pub static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+
+const DIGITS: usize = 32;
+
+/// The id of one request: 128 random bits as 32 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId([u8; DIGITS]);
+
+impl RequestId {
+    /// Makes a random id.
+    pub fn random() -> Self {
+        Self(hex(rand::random::<u128>().max(1)))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// What all requests of one client connection have in common.
+#[derive(Clone, Debug)]
+pub struct ClientConnection(String);
+
+impl ClientConnection {
+    /// A connection that was given a number, of the client at an address.
+    pub fn new(number: u64, client: IpAddr) -> Self {
+        Self(format!(" {number:016x} {}", client.to_canonical()))
+    }
+
+    /// Sets [`ORIGIN`] for one of its requests, whatever was there.
+    pub fn set_origin(&self, headers: &mut HeaderMap, id: &RequestId) {
+        let value = [&id.0[..], self.0.as_bytes()].concat();
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(&ORIGIN, unrepeated(value));
+        }
+    }
+}
+
+/// What [`ORIGIN`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The id of the request.
+    pub id: RequestId,
+    value: HeaderValue,
+}
+
+impl Origin {
+    /// Takes the field out and reads it; `None` if it is not there or not of its form.
+    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let value = headers.remove(&ORIGIN)?;
+        let (id, rest) = value.as_bytes().split_first_chunk::<DIGITS>()?;
+        let is_whole = id.iter().all(u8::is_ascii_hexdigit) && rest.first() == Some(&b' ');
+        let id = RequestId(*id);
+        is_whole.then_some(Self { id, value })
+    }
+
+    /// The id of the client's connection.
+    pub fn connection(&self) -> &str {
+        self.rest().0
+    }
+
+    /// Writes out `X-Request-Id`, `Forwarded` (RFC 7239), and `traceparent` where the client's is not continued.
+    ///
+    /// `host` is an authority that was checked already: host name or address, with or without a port.
+    pub fn write_out(&self, headers: &mut HeaderMap, host: &str) {
+        headers.reserve(3);
+        if let Ok(value) = HeaderValue::from_bytes(&self.id.0) {
+            headers.insert(&REQUEST_ID, value);
+        }
+        if let Some(value) = forwarded(self.rest().1, host) {
+            headers.insert(&FORWARDED, value);
+        }
+        if !headers.contains_key(&TRACEPARENT) {
+            begin_trace(headers, &self.id);
+        }
+    }
+
+    fn rest(&self) -> (&str, &str) {
+        let text = self.value.to_str().unwrap_or_default();
+        let rest = text.get(DIGITS + 1..).unwrap_or_default();
+        rest.split_once(' ').unwrap_or_default()
+    }
+}
+
+/// The value of `Forwarded`: what we saw ourselves; nothing that came before is kept.
+fn forwarded(client: &str, host: &str) -> Option<HeaderValue> {
+    // A token needs no quotes, but an address or an authority may hold a colon or brackets.
+    let (open, close) = match client.contains(':') {
+        true => ("for=\"[", "]\";host=\""),
+        false => ("for=", ";host=\""),
+    };
+    let text = [open, client, close, host, "\";proto=https"].concat();
+    HeaderValue::try_from(text).ok()
+}
+
+/// Continues a valid `traceparent` under a new parent id. An invalid one is dropped, and `tracestate` with it (W3C Trace
+/// Context §3.2, §3.3): the connection point begins a trace of the request's id.
+pub fn continue_trace(headers: &mut HeaderMap) {
+    let continued = {
+        let mut values = headers.get_all(&TRACEPARENT).iter();
+        match (values.next(), values.next()) {
+            (None, _) => None,
+            (Some(only), None) => trace_of(only.as_bytes()),
+            (Some(_), Some(_)) => None,
+        }
+    };
+    match continued {
+        Some((trace, flags)) => {
+            let parent: [u8; DIGITS] = hex(u128::from(rand::random::<u64>().max(1)));
+            set_trace(headers, &trace, &parent[16..], flags);
+        }
+        None => {
+            headers.remove(&TRACEPARENT);
+            headers.remove(&TRACESTATE);
+        }
+    }
+}
+
+/// Begins a trace whose id is the request's, and whose first parent is the end of it.
+fn begin_trace(headers: &mut HeaderMap, id: &RequestId) {
+    set_trace(headers, &id.0, &id.0[16..], *b"00");
+}
+
+fn set_trace(headers: &mut HeaderMap, trace: &[u8; DIGITS], parent: &[u8], flags: [u8; 2]) {
+    let mut value = *b"00-................................-................-..";
+    value[3..35].copy_from_slice(trace);
+    value[36..52].copy_from_slice(parent);
+    value[53..].copy_from_slice(&flags);
+    if let Ok(value) = HeaderValue::from_bytes(&value) {
+        headers.insert(&TRACEPARENT, unrepeated(value));
+    }
+}
+
+/// A value that no other request has: HTTP/2 keeps it out of its table (RFC 7541 §6.2.3), where it would only push out what
+/// comes again.
+fn unrepeated(mut value: HeaderValue) -> HeaderValue {
+    value.set_sensitive(true);
+    value
+}
+
+/// The trace id and flags of a valid `traceparent`; of a later version, the part that is known is read.
+fn trace_of(value: &[u8]) -> Option<([u8; DIGITS], [u8; 2])> {
+    let (known, rest) = value.split_at_checked(55)?;
+    let version = &known[..2];
+    let (trace, parent, flags) = (&known[3..35], &known[36..52], &known[53..55]);
+    let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
+    let fields = [version, trace, parent, flags].into_iter().all(is_hex);
+    let zero = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
+    let length = match version {
+        b"ff" => false,
+        b"00" => rest.is_empty(),
+        _ => rest.first().is_none_or(|byte| *byte == b'-'),
+    };
+    (dashes && fields && length && !zero(trace) && !zero(parent))
+        .then(|| Some((trace.try_into().ok()?, flags.try_into().ok()?)))
+        .flatten()
+}
+
+fn hex(number: u128) -> [u8; DIGITS] {
+    let bytes = number.to_be_bytes();
+    std::array::from_fn(|at| {
+        let byte = bytes[at / 2];
+        let digit = if at % 2 == 0 { byte >> 4 } else { byte & 0xf };
+        b"0123456789abcdef"[usize::from(digit)]
+    })
+}
