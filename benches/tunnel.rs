@@ -1,4 +1,4 @@
-//! One tunnel alone: requests from the registry to the handler of a connection point and back, without TLS, proxy and backend.
+//! Tunnels alone: requests from the registry to the handler of a connection point and back, without TLS, proxy and backend.
 //!
 //! Both ends are on one thread and joined by a pipe in memory or by loopback, so that a figure is the work of both.
 
@@ -47,7 +47,7 @@ enum Way {
     Loopback,
 }
 
-/// A gateway's registry with one tunnel, whose other end answers with bodies of one size.
+/// A gateway's registry with tunnels of one connection point, which answers with bodies of one size.
 struct Pair {
     registry: Registry,
     tasks: Tasks,
@@ -57,7 +57,7 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(way: Way, size: usize) -> Self {
+    async fn start(way: Way, size: usize, tunnels: usize) -> Self {
         let instance = Instance {
             index: 0,
             run: "run".to_owned(),
@@ -65,7 +65,10 @@ impl Pair {
         let hello = Hello::alone("gw.test", instance);
         let random = Random::seeded(1);
         let budget = || Budget::new(BudgetSettings::default(), Metrics::new());
-        let settings = RegistrySettings::default();
+        let settings = RegistrySettings {
+            tunnels_per_connection_point: tunnels,
+            ..RegistrySettings::default()
+        };
         let registry = Registry::new(settings, hello, budget(), Metrics::new(), random);
         registry.apply(Policy {
             connection_points: HashMap::from([("cp".to_owned(), HashSet::from([ROLE]))]),
@@ -81,7 +84,7 @@ impl Pair {
         let settings = SupervisorSettings {
             gateway: "gw".to_owned(),
             addresses: vec!["a".to_owned()],
-            tunnels: 1,
+            tunnels,
             ..SupervisorSettings::default()
         };
         let supervisor = Supervisor::new(settings, budget(), Metrics::new(), Random::seeded(2));
@@ -93,7 +96,7 @@ impl Pair {
             let handle = move |incoming| respond(incoming, body.clone());
             supervisor.run(dial, heard, handle, own, draining).await;
         });
-        while !registry.is_ready() {
+        while registry.view().len() < tunnels || !registry.is_ready() {
             tokio::task::yield_now().await;
         }
         Self {
@@ -170,7 +173,7 @@ fn tunnel(criterion: &mut Criterion) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     for (name, way) in [("memory", Way::Memory), ("loopback", Way::Loopback)] {
         for (payload, size) in [("1k", 1 << 10), ("100k", 100 << 10)] {
-            let pair = runtime.block_on(Pair::start(way, size));
+            let pair = runtime.block_on(Pair::start(way, size, 1));
             measure(
                 criterion,
                 &runtime,
@@ -195,5 +198,20 @@ fn measure(criterion: &mut Criterion, runtime: &Runtime, pair: &Pair, name: &str
     group.finish();
 }
 
-criterion_group!(benches, tunnel);
+/// What choosing among more tunnels adds to one request.
+fn pick(criterion: &mut Criterion) {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let mut group = criterion.benchmark_group("registry_pick");
+    for tunnels in [1, 4, 16] {
+        let pair = runtime.block_on(Pair::start(Way::Memory, 0, tunnels));
+        group.bench_function(format!("{tunnels}_tunnels"), |b| {
+            b.iter(|| runtime.block_on(pair.get(0)));
+        });
+        pair.tasks.abort();
+        runtime.block_on(pair.tasks.join());
+    }
+    group.finish();
+}
+
+criterion_group!(benches, tunnel, pick);
 criterion_main!(benches);
