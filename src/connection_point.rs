@@ -11,7 +11,7 @@ mod status;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
@@ -49,6 +49,7 @@ pub struct Handle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    started: Instant,
     forward: Forward,
     gateways: Mutex<BTreeMap<String, Running>>,
     /// One for the tunnels to all gateways.
@@ -106,6 +107,7 @@ impl ConnectionPoint {
             addresses: Addresses { admin: address },
             admin,
             shared: Arc::new(Shared {
+                started: Instant::now(),
                 forward,
                 gateways: Mutex::new(gateways),
                 budget,

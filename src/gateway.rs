@@ -10,7 +10,7 @@ mod status;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -69,6 +69,7 @@ pub struct Handle(Arc<Core>);
 /// The components, in the order in which a request meets them.
 #[derive(Debug)]
 struct Core {
+    started: Instant,
     instance: Instance,
     drain_deadline: Duration,
     definition: Mutex<Arc<Definition>>,
@@ -224,6 +225,7 @@ impl Core {
             draining: drain.watch(),
         });
         Ok(Self {
+            started: Instant::now(),
             instance,
             drain_deadline: settings.drain_deadline,
             definition: Mutex::new(definition),

@@ -38,6 +38,7 @@ mod revocation;
 mod served;
 mod slow;
 #[cfg(target_os = "linux")]
+mod status;
 mod systemd;
 mod trust;
 mod trust_matrix;
