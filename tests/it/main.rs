@@ -29,6 +29,7 @@ mod load;
 mod load_command;
 mod load_tests;
 mod mesh;
+mod nine_thousand;
 mod observe;
 mod overload;
 mod publisher;
@@ -37,8 +38,8 @@ mod requests;
 mod revocation;
 mod served;
 mod slow;
-#[cfg(target_os = "linux")]
 mod status;
+#[cfg(target_os = "linux")]
 mod systemd;
 mod trust;
 mod trust_matrix;
