@@ -342,3 +342,66 @@ async fn a_crl_that_went_stale_serves_through_its_grace_and_is_told() {
     .await;
     fetching.finish().await;
 }
+
+impl Fetching {
+    /// Answers certificates that are not accepted by an alert.
+    async fn alert(&self) {
+        let file = self.world.dir.path().join("service/service.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let password = "password-file = \"../pki/server.password\"\n";
+        let lines = format!("{password}on-bad-client-certificate = \"alert\"\n");
+        std::fs::write(&file, text.replacen(password, &lines, 1)).unwrap();
+        let gateway = &self.world.gateways[0];
+        gateway.says("the service definition has changed").await;
+    }
+
+    /// Whether a client is turned away before it has an answer.
+    async fn fails(&self, name: &str) -> bool {
+        let client = self.world.client(name);
+        client.send(get(&mp_list())).await.is_err()
+    }
+}
+
+#[tokio::test]
+async fn in_alert_mode_no_handshake_waits_for_or_fails_by_a_crl_that_is_just_fetched() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.alert().await;
+    fetching.publish(1, &["field-2"], -60, 86_400);
+    fetching.publisher.set_open(false);
+    let handshakes = async {
+        // Both are through while the publisher holds its answer back.
+        let connections = [
+            fetching.world.client("field-1").connect().await.unwrap(),
+            fetching.world.client("field-2").connect().await.unwrap(),
+        ];
+        assert!(fetching.fails("stranger").await, "what no CRL could mend");
+        connections
+    };
+    let connections = within(Duration::from_secs(4), "both handshakes", handshakes).await;
+    eventually("the CRL is asked for", async || {
+        !fetching.publisher.requests("/field.crl").is_empty()
+    })
+    .await;
+    fetching.publisher.set_open(true);
+    let mut phrases = Vec::new();
+    for mut connection in connections {
+        let mut request = get(&mp_list());
+        request.headers_mut().insert("host", HOST.parse().unwrap());
+        let answer = connection.send(request).await.unwrap();
+        phrases.push((answer.status.as_u16(), answer.phrase));
+    }
+    let revoked = "CMGService_ClientCertificateRevoked".to_owned();
+    assert_eq!(phrases, [(200, "OK".to_owned()), (403, revoked)]);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    assert!(fetching.fails("field-2").await, "the list is known now");
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn in_alert_mode_a_crl_that_cannot_be_had_is_told_once_and_then_by_the_alert() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.alert().await;
+    assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
+    assert!(fetching.fails("field-1").await);
+    fetching.finish().await;
+}
