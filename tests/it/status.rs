@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::issue::{Leaf, Validity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
+use crate::client::spawn;
 use crate::world::{MANAGEMENT_POINT, Plan, eventually, now, within};
 
 async fn status(folder: &Path, arguments: &[&str]) -> Output {
@@ -49,7 +51,7 @@ async fn status_tells_of_either_role_what_is_wrong_and_what_is_there() {
         "server \"CN=*.opencmg.test\" ends in ",
         "cp-1 (127.0.0.1:",
         " and 0 long polls under way, 2 roles",
-        "(management-point): served by 2 tunnels, of cp-1",
+        &format!("{MANAGEMENT_POINT} (management-point): served by 2 tunnels, of cp-1"),
         "revocation is checked",
         "CRL 01 of CN=OpenCMG Test Intermediate (key ",
         ": 0 revoked, ",
@@ -161,7 +163,7 @@ async fn status_says_why_it_has_no_answer_of_ours() {
 async fn foreign(answer: Option<&'static str>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(async move {
+    spawn(async move {
         let (mut tcp, _) = listener.accept().await.unwrap();
         let mut head = [0; 1024];
         let _ = tcp.read(&mut head).await.unwrap();

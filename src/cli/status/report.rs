@@ -132,10 +132,8 @@ fn expiring(alert: &Value, now: UnixTime) -> String {
 }
 
 fn tunnel(tunnel: &Value) -> String {
-    let peer = match &tunnel["connection_point"] {
-        Value::Null => text(&tunnel["gateway"]),
-        name => text(name),
-    };
+    let peer = ["connection_point", "gateway"].map(|key| text(&tunnel[key]));
+    let peer = peer.concat();
     let instance = match tunnel["instance"].as_u64() {
         Some(index) => format!(" instance {index}"),
         None => String::new(),
@@ -251,9 +249,9 @@ fn of_issuers(place: &Value) -> String {
 fn listens(addresses: &Value) -> Vec<String> {
     let all = addresses.as_object().into_iter().flatten();
     let line = |(key, value): (&String, &Value)| {
-        let addresses = match value {
-            Value::Array(all) => all.iter().map(text).collect::<Vec<_>>().join(", "),
-            one => text(one),
+        let addresses = match value.as_array() {
+            Some(all) => all.iter().map(text).collect::<Vec<_>>().join(", "),
+            None => text(value),
         };
         (!addresses.is_empty()).then(|| format!("{}: {addresses}", clean(key)))
     };
@@ -280,13 +278,9 @@ fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-/// A value as text, without control characters.
+/// A string without control characters; nothing for any other value.
 fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => clean(text),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
+    value.as_str().map(clean).unwrap_or_default()
 }
 
 fn clean(text: &str) -> String {
