@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::client::get;
 use crate::publisher::Publisher;
+use crate::served::is_served;
 use crate::world::{HOST, Plan, World, eventually, mp_list, now, within};
 
 const LOOPBACK: &str = "allow-addresses = [\"127.0.0.0/8\"]\n";
@@ -404,4 +405,112 @@ async fn in_alert_mode_a_crl_that_cannot_be_had_is_told_once_and_then_by_the_ale
     assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
     assert!(fetching.fails("field-1").await);
     fetching.finish().await;
+}
+
+#[tokio::test]
+async fn each_place_of_a_bad_list_is_named_with_what_is_wrong_and_clients_are_served_on() {
+    let publisher = Publisher::start().await;
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    let (pki, gateway) = (&world.pki, &world.gateways[0]);
+    let good = std::fs::read(pki.file("intermediate.crl")).unwrap();
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let empty = RevocationList::empty(1, Validity::days(now(), 1));
+    let answer = |length: u64, body: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let ok = |body: &[u8]| answer(body.len() as u64, body);
+    let moved = |to: &str| {
+        format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    };
+    let places = [
+        (
+            "/html",
+            ok(b"<html>log in</html>"),
+            "is a web page, not a CRL",
+        ),
+        ("/empty", ok(b""), "is empty"),
+        ("/cut", ok(&good[..good.len() - 9]), "is cut off"),
+        (
+            "/short",
+            answer(good.len() as u64, &good[..9]),
+            "was not answered well",
+        ),
+        ("/huge", answer(2 << 30, b"0"), "is larger than 128 MiB"),
+        (
+            "/stranger",
+            ok(&pki.stranger.revoke(&empty).unwrap()),
+            "is a CRL of \\\"CN=Stranger Root\\\"",
+        ),
+        ("/forged", ok(&forged), "was not signed with the key of"),
+        (
+            "/file",
+            moved("file:///etc/passwd"),
+            "leads to \\\"file:///etc/passwd\\\"",
+        ),
+        (
+            "/private",
+            moved("http://10.0.0.1/ca.crl"),
+            "leads to the address 10.0.0.1, which is inside",
+        ),
+        (
+            "/link-local",
+            moved("http://[fe80::1]/ca.crl"),
+            "leads to the address fe80::1, which is inside",
+        ),
+        (
+            "/loop",
+            moved("/loop"),
+            "leads from one redirect to the next",
+        ),
+        (
+            "/gone",
+            b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            "was answered with 410",
+        ),
+    ];
+    let mut urls = Vec::new();
+    for (path, message, _) in &places {
+        publisher.answer_with(path, message);
+        urls.push(format!("{:?}", publisher.url(path)));
+    }
+    // It accepts and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = format!("http://{}/slow", silent.local_addr().unwrap());
+    urls.push(format!("{slow:?}"));
+    let lines = format!(
+        "[trust.revocation]\nfetch-timeout = \"1s\"\n{LOOPBACK}urls = [{}]\n",
+        urls.join(", ")
+    );
+    let mut open = world.client("pc-1").connect().await.unwrap();
+    assert!(is_served(&mut open).await);
+    let file = world.dir.path().join("service/service.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("[trust.revocation]\n", &lines, 1)).unwrap();
+    let places = places
+        .iter()
+        .map(|(path, _, said)| (publisher.url(path), *said));
+    for (url, said) in places.chain([(slow, "was not fetched within 1s")]) {
+        eventually(&format!("{url} {said}"), async || {
+            let log = gateway.log();
+            log.lines().any(|line| {
+                line.contains("a CRL cannot be fetched")
+                    && line.contains(&format!("error=\"{url} "))
+                    && line.contains(said)
+            })
+        })
+        .await;
+    }
+    assert!(is_served(&mut open).await);
+    let all = gateway.metric("opencmg_crl_fetches_failing", "").await;
+    assert_eq!(all, 13.0);
+    let answer = world.client("pc-2").get(&mp_list()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    world.finish().await;
+    backend.stop().await;
 }
