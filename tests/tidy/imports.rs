@@ -61,7 +61,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings units"),
     (
         "proxy",
-        "drain identity logging message metrics pki reason role routing settings tunnel units",
+        "drain identity logging message metrics pki reason role routing settings tasks tunnel units",
     ),
     ("revocation", "fetch metrics pki settings tasks units"),
     ("routing", "message metrics role units"),
