@@ -11,7 +11,7 @@ use opencmg::pki::issue::{
 
 use crate::client::Connection;
 use crate::served::is_served;
-use crate::world::{Node, Pki, Plan, eventually, now, within};
+use crate::world::{Node, Pki, Plan, World, eventually, now, within};
 
 const CONNECTED: usize = 9_000;
 
@@ -49,13 +49,9 @@ async fn closed(gateway: &Node) -> f64 {
         .await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nine_thousand_connections_are_untouched_while_one_client_is_revoked() {
-    opencmg::process::raise_descriptor_limit().unwrap();
-    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
-    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
-    let world = plan.start().await;
-    let (pki, gateway) = (&world.pki, &world.gateways[0]);
+/// A second CA of clients, in force.
+async fn add_branch(world: &World) -> Authority {
+    let pki = &world.pki;
     let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
     let year = Validity::days(now(), 365);
     let branch = Authority::intermediate(&pki.root, "Branch CA", key, year).unwrap();
@@ -72,7 +68,17 @@ async fn nine_thousand_connections_are_untouched_while_one_client_is_revoked() {
         is_served(&mut connection.unwrap()).await
     })
     .await;
+    branch
+}
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nine_thousand_connections_are_untouched_while_one_client_is_revoked() {
+    opencmg::process::raise_descriptor_limit().unwrap();
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let plan = Plan::new().connection_point(&backend.url(), &backend.url());
+    let world = plan.start().await;
+    let (pki, gateway) = (&world.pki, &world.gateways[0]);
+    let branch = add_branch(&world).await;
     let mut few = Vec::new();
     for name in ["branch-1", "branch-2", "pc-1"] {
         let mut connection = world.client(name).connect().await.unwrap();
