@@ -13,6 +13,7 @@ mod files;
 mod load;
 mod quickstart;
 mod roles;
+mod status;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -43,6 +44,8 @@ or certificate is taken over by itself; SIGHUP reads them again and opens log fi
 const EXPIRING: &str = "Exits 1 if something has ended or, with --within, if anything is listed.";
 const EXPLAIN: &str =
     "Nothing is sent anywhere. Exits 0 if the certificate is accepted and 1 if it is refused.";
+
+const STATUS: &str = "What is wrong stands first. Exits 0 if the process answered.";
 
 #[cfg(feature = "load")]
 const LOAD: &str = "Ctrl-C ends it and prints what was measured so far. Exits 1 if something failed and nothing was \
@@ -79,6 +82,9 @@ enum Verb {
         /// gateway.toml, connection-point.toml or service.toml
         file: PathBuf,
     },
+    /// Asks a running gateway or connection point how it is: tunnels, roles, trust, alerts
+    #[command(after_help = STATUS)]
+    Status(status::Options),
     /// Lists everything of a configuration that expires, with what breaks then
     #[command(after_help = EXPIRING)]
     Expiring(expiring::Options),
@@ -171,6 +177,7 @@ impl Verb {
                 (None, None) => Ok(()),
             },
             Self::ConnectionPointCertificate(options) => Ok(certificate::sign(&options)?),
+            Self::Status(options) => on_runtime(status::run(options)),
             Self::Expiring(options) => expiring::run(&options),
             Self::ExplainCertificate(options) => explain::run(&options),
             Self::Check { file } => on_runtime(check::file(file)),

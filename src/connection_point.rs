@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use self::dial::{Credentials, Dialer, Proxy};
 use crate::admin;
@@ -49,6 +50,7 @@ pub struct Handle(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    started: Instant,
     forward: Forward,
     gateways: Mutex<BTreeMap<String, Running>>,
     /// One for the tunnels to all gateways.
@@ -106,6 +108,7 @@ impl ConnectionPoint {
             addresses: Addresses { admin: address },
             admin,
             shared: Arc::new(Shared {
+                started: Instant::now(),
                 forward,
                 gateways: Mutex::new(gateways),
                 budget,

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use self::built::{Built, tell_notes};
@@ -32,7 +32,7 @@ use crate::pki::{UnixTime, Usage};
 use crate::proxy::{self, Proxy};
 use crate::revocation::Refresher;
 use crate::tasks::Tasks;
-use crate::tls::{Port, ServerTls, VerifyFn};
+use crate::tls::{Port, ServerTls};
 use crate::tunnel::{self, Budget, Hello, Random, Registry};
 
 /// How often chains are looked at that have ended: a second or two of trust too long harms nobody.
@@ -69,6 +69,7 @@ pub struct Handle(Arc<Core>);
 /// The components, in the order in which a request meets them.
 #[derive(Debug)]
 struct Core {
+    started: Instant,
     instance: Instance,
     drain_deadline: Duration,
     definition: Mutex<Arc<Definition>>,
@@ -196,7 +197,7 @@ impl Core {
             Usage::ConnectionPoint,
             metrics.clone(),
         );
-        let tls = tls_of(&definition, &clients, &connection_points)?;
+        let tls = tls_of(&definition, &clients, &refresher, &connection_points)?;
         tell_notes(&definition, &metrics);
 
         let instance = Instance::new(settings.instance, &mut rand::rng());
@@ -224,6 +225,7 @@ impl Core {
             draining: drain.watch(),
         });
         Ok(Self {
+            started: Instant::now(),
             instance,
             drain_deadline: settings.drain_deadline,
             definition: Mutex::new(definition),
@@ -359,11 +361,14 @@ impl Core {
 fn tls_of(
     definition: &Definition,
     clients: &Trust,
+    refresher: &Refresher,
     connection_points: &Trust,
 ) -> Result<ServerTls, Vec<String>> {
-    let verify = |trust: &Trust| -> VerifyFn {
-        let trust = trust.clone();
-        Arc::new(move |presented| trust.verify(presented).map(drop))
-    };
-    ServerTls::build(&definition.tls, verify(clients), verify(connection_points))
+    let (clients, refresher) = (clients.clone(), refresher.clone());
+    let connection_points = connection_points.clone();
+    ServerTls::build(
+        &definition.tls,
+        Arc::new(move |presented| reception::judge_client(&clients, &refresher, presented)),
+        Arc::new(move |presented| connection_points.verify(presented).map(drop)),
+    )
 }

@@ -87,6 +87,7 @@ families! {
     verification_failures: Counters<ByReason> = "certificate_refusals", Family::default(), "Client certificates refused, by reason.";
     trust_generation: Gauge = "trust_generation", Gauge::default(), "The trust generation in force; it rises with every change of anchors, intermediates or CRLs.";
     trust_closed: Counters<ByReason> = "trust_closed_connections", Family::default(), "Live connections and tunnels closed since their chain stopped verifying, by reason.";
+    trust_rechecked: Counter = "trust_rechecked_connections", Counter::default(), "Live connections and tunnels that were verified again, since what their chain rests on changed or its time came.";
     revocation_checked: Gauge = "revocation_checked", Gauge::default(), "Whether client certificates are checked against CRLs; 0 means that none is.";
     crl_made: Gauges<ByIssuer> = "crl_this_update_seconds", Family::default(), "When a CRL in force was made, in seconds since 1970-01-01 UTC, by issuer and key.";
     crl_due: Gauges<ByIssuer> = "crl_next_update_seconds", Family::default(), "When a CRL in force goes stale, in seconds since 1970-01-01 UTC, by issuer and key.";

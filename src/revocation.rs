@@ -168,14 +168,7 @@ impl Refresher {
     /// # Cancel safety
     /// Safe.
     pub async fn tried(&self, issuer: IssuerKey, deadline: Instant) -> bool {
-        let untried: Vec<_> = {
-            let targets = self.0.targets();
-            let may_bring = |key: &Key| key.issuer.is_none_or(|of| of == issuer);
-            let untried = targets
-                .iter()
-                .filter(|(key, target)| may_bring(key) && !target.is_tried());
-            untried.map(|(_, target)| Arc::clone(target)).collect()
-        };
+        let untried = self.untried(issuer);
         if untried.is_empty() {
             return false;
         }
@@ -185,6 +178,20 @@ impl Refresher {
             }
         };
         timeout_at(deadline, all).await.is_ok()
+    }
+
+    /// Whether something that may bring the list of an issuer is being asked for the first time.
+    pub fn awaits(&self, issuer: IssuerKey) -> bool {
+        !self.untried(issuer).is_empty()
+    }
+
+    fn untried(&self, issuer: IssuerKey) -> Vec<Arc<Target>> {
+        let targets = self.0.targets();
+        let may_bring = |key: &Key| key.issuer.is_none_or(|of| of == issuer);
+        let untried = targets
+            .iter()
+            .filter(|(key, target)| may_bring(key) && !target.is_tried());
+        untried.map(|(_, target)| Arc::clone(target)).collect()
     }
 
     /// How long a client's first request may wait for a list that is fetched for the first time.

@@ -102,7 +102,8 @@ pub(super) async fn connection_point_preflight(path: PathBuf) -> Result<(), Fail
     }
 }
 
-fn count(number: usize, what: &str) -> String {
+/// A number of things.
+pub(super) fn count(number: usize, what: &str) -> String {
     let end = if number == 1 { "" } else { "s" };
     format!("{number} {what}{end}")
 }

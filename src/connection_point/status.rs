@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Shared;
-use crate::role::{Health, PublishedRole};
+use crate::role::{Health, PublishedRole, RoleId};
 use crate::tunnel::TunnelView;
 
 /// Tunnels and roles as they are now.
@@ -13,6 +13,8 @@ pub(super) fn of(shared: &Shared) -> Value {
     let roles: Vec<_> = roles.borrow().iter().map(role).collect();
     json!({
         "role": "connection-point",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": shared.started.elapsed().as_secs(),
         "draining": shared.drain.watch().is_draining(),
         "alerts": shared.expiry.view(),
         "tunnels": tunnels,
@@ -27,7 +29,9 @@ fn tunnel(view: &TunnelView) -> Value {
         "instance": view.instance.as_ref().map(|instance| instance.index),
         "age_s": view.age.as_secs(),
         "in_flight": view.in_flight,
+        "long_polls": view.long_polls,
         "draining": view.draining,
+        "roles": view.roles.iter().map(RoleId::to_string).collect::<Vec<_>>(),
     })
 }
 

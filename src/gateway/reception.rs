@@ -10,7 +10,7 @@ use crate::drain::Draining;
 use crate::identity::{ClientCertificate, Live, Trust};
 use crate::listener::{Arrived, Handler};
 use crate::metrics::{ByReason, Metrics};
-use crate::pki::IssuerKey;
+use crate::pki::{CertificateDer, CertificateFault, IssuerKey};
 use crate::proxy::{Connection, Proxy};
 use crate::reason::Reason;
 use crate::revocation::Refresher;
@@ -146,6 +146,29 @@ impl Reception {
 }
 
 /// Whose CRL is all that is missing to judge a client.
+/// Judges a client within its handshake.
+///
+/// One of whom nothing is missing but a CRL that is just being fetched for the first time passes: as after every other
+/// handshake its first request waits for that list, and is refused with an answer where an alert comes too late.
+///
+/// # Errors
+/// The certificate at fault and the reason.
+pub(super) fn judge_client(
+    clients: &Trust,
+    refresher: &Refresher,
+    presented: &[CertificateDer<'_>],
+) -> Result<(), CertificateFault> {
+    let seen = clients.generation();
+    let Err(fault) = clients.verify(presented) else {
+        return Ok(());
+    };
+    // What came in force since may settle it as well; the reception looks again.
+    let in_doubt = fault
+        .crl_of
+        .is_some_and(|issuer| refresher.awaits(issuer) || clients.generation() != seen);
+    if in_doubt { Ok(()) } else { Err(fault) }
+}
+
 fn crl_of(live: &Live) -> Option<IssuerKey> {
     match live.certificate() {
         ClientCertificate::Refused(fault) => fault.crl_of,

@@ -11,8 +11,10 @@ use crate::tunnel::TunnelView;
 pub(super) fn of(core: &Core, addresses: &Addresses) -> Value {
     let definition = core.definition();
     json!({
+        "role": "gateway",
         "service": definition.name,
         "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": core.started.elapsed().as_secs(),
         "instance": core.instance,
         "draining": core.drain.watch().is_draining(),
         "addresses": {
@@ -50,21 +52,25 @@ fn tunnel(view: &TunnelView) -> Value {
 
 fn revocation(core: &Core) -> Value {
     let revocation = core.clients.revocation();
+    let fetched = core.refresher.view();
     let now = UnixTime::now().as_secs();
     let crls = revocation.crls().iter().map(|crl| {
+        let key = crl.issuer_key().short();
+        let faults = fetched.iter().filter(|place| place.keys.contains(&key));
         json!({
             "issuer": crl.issuer(),
-            "key": crl.issuer_key().short(),
+            "key": key,
             "number": crl.number(),
             "entries": crl.entries(),
             "age_s": now.saturating_sub(crl.this_update().as_secs()),
             "next_update": crl.next_update().as_secs(),
             "stale": now > crl.next_update().as_secs(),
+            "last_error": faults.filter_map(|place| place.last_error.as_ref()).next(),
         })
     });
     json!({
         "checked": revocation.policy().check,
         "crls": crls.collect::<Vec<_>>(),
-        "fetched": core.refresher.view(),
+        "fetched": fetched,
     })
 }

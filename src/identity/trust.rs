@@ -285,6 +285,7 @@ impl Index {
         verified: &Arc<Verified>,
         now: UnixTime,
     ) {
+        self.metrics.trust_rechecked.inc();
         let fault = match generation.verify_again(verified, now) {
             Ok(verified) => return self.note(id, entry, verified),
             Err(fault) => fault,

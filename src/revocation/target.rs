@@ -12,7 +12,7 @@ use super::schedule::{until_refresh, until_retry};
 use super::{Key, Shared};
 use crate::fetch::{self, Fetched, Validators};
 use crate::metrics::{ByFetch, Fetch};
-use crate::pki::{CertificateDer, Crl, CrlError, IssuerKey, UnixTime, read_crl_file};
+use crate::pki::{Certificate, CertificateDer, Crl, CrlError, IssuerKey, UnixTime, read_crl_file};
 
 /// A place that a list is fetched from.
 pub(super) struct Target {
@@ -44,8 +44,10 @@ struct State {
 pub struct TargetView {
     /// Where it is fetched from first.
     pub url: String,
-    /// The issuers of what it brought.
+    /// The issuers of what it brought; before that, the CA whose list it should bring, if one is known.
     pub issuers: Vec<String>,
+    /// The short form of their keys.
+    pub keys: Vec<String>,
     /// Attempts in a row that failed.
     pub failures: u32,
     /// Why the last one did.
@@ -128,18 +130,28 @@ impl Target {
 
     pub(super) fn view(&self) -> TargetView {
         let state = self.state();
+        let brought = |what: fn(&Crl) -> String| state.crls.iter().map(|crl| what(crl)).collect();
         let wait = |next: Instant| next.saturating_duration_since(Instant::now()).as_secs();
         TargetView {
             url: self.key.url.clone(),
-            issuers: state
-                .crls
-                .iter()
-                .map(|crl| crl.issuer().to_owned())
-                .collect(),
+            issuers: match state.crls.is_empty() {
+                true => self.wanted_of().into_iter().collect(),
+                false => brought(|crl| crl.issuer().to_owned()),
+            },
+            keys: match &self.key.issuer {
+                Some(key) => vec![key.short()],
+                None => brought(|crl| crl.issuer_key().short()),
+            },
             failures: state.failures,
             last_error: state.last_error.clone(),
             next_attempt_s: state.next.map(wait),
         }
+    }
+
+    /// The CA whose list a distribution point should bring.
+    fn wanted_of(&self) -> Option<String> {
+        let facts = Certificate::parse(self.issuer.as_ref()?).ok()?;
+        Some(facts.subject)
     }
 
     /// Fetches, and again before what was fetched goes stale, until the target ends.

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::client::get;
 use crate::publisher::Publisher;
-use crate::world::{HOST, Plan, World, eventually, mp_list, now, within};
+use crate::served::is_served;
+use crate::world::{HOST, Pki, Plan, World, eventually, mp_list, now, within};
 
 const LOOPBACK: &str = "allow-addresses = [\"127.0.0.0/8\"]\n";
 
@@ -341,4 +342,182 @@ async fn a_crl_that_went_stale_serves_through_its_grace_and_is_told() {
     })
     .await;
     fetching.finish().await;
+}
+
+impl Fetching {
+    /// Answers certificates that are not accepted by an alert.
+    async fn alert(&self) {
+        let file = self.world.dir.path().join("service/service.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let password = "password-file = \"../pki/server.password\"\n";
+        let lines = format!("{password}on-bad-client-certificate = \"alert\"\n");
+        std::fs::write(&file, text.replacen(password, &lines, 1)).unwrap();
+        let gateway = &self.world.gateways[0];
+        gateway.says("the service definition has changed").await;
+    }
+
+    /// Whether a client is turned away before it has an answer.
+    async fn fails(&self, name: &str) -> bool {
+        let client = self.world.client(name);
+        client.send(get(&mp_list())).await.is_err()
+    }
+}
+
+#[tokio::test]
+async fn in_alert_mode_no_handshake_waits_for_or_fails_by_a_crl_that_is_just_fetched() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.alert().await;
+    fetching.publish(1, &["field-2"], -60, 86_400);
+    fetching.publisher.set_open(false);
+    let handshakes = async {
+        // Both are through while the publisher holds its answer back.
+        let connections = [
+            fetching.world.client("field-1").connect().await.unwrap(),
+            fetching.world.client("field-2").connect().await.unwrap(),
+        ];
+        assert!(fetching.fails("stranger").await, "what no CRL could mend");
+        connections
+    };
+    let connections = within(Duration::from_secs(4), "both handshakes", handshakes).await;
+    eventually("the CRL is asked for", async || {
+        !fetching.publisher.requests("/field.crl").is_empty()
+    })
+    .await;
+    fetching.publisher.set_open(true);
+    let mut phrases = Vec::new();
+    for mut connection in connections {
+        let mut request = get(&mp_list());
+        request.headers_mut().insert("host", HOST.parse().unwrap());
+        let answer = connection.send(request).await.unwrap();
+        phrases.push((answer.status.as_u16(), answer.phrase));
+    }
+    let revoked = "CMGService_ClientCertificateRevoked".to_owned();
+    assert_eq!(phrases, [(200, "OK".to_owned()), (403, revoked)]);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    assert!(fetching.fails("field-2").await, "the list is known now");
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn in_alert_mode_a_crl_that_cannot_be_had_is_told_once_and_then_by_the_alert() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.alert().await;
+    assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
+    assert!(fetching.fails("field-1").await);
+    fetching.finish().await;
+}
+
+/// Places of a bad list: the path, what is answered there, and what is said of it.
+fn bad_places(pki: &Pki) -> [(&'static str, Vec<u8>, &'static str); 12] {
+    let good = std::fs::read(pki.file("intermediate.crl")).unwrap();
+    let mut forged = good.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let empty = RevocationList::empty(1, Validity::days(now(), 1));
+    let answer = |length: u64, body: &[u8]| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        [head.as_bytes(), body].concat()
+    };
+    let ok = |body: &[u8]| answer(body.len() as u64, body);
+    let moved = |to: &str| {
+        format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+    };
+    [
+        (
+            "/html",
+            ok(b"<html>log in</html>"),
+            "is a web page, not a CRL",
+        ),
+        ("/empty", ok(b""), "is empty"),
+        ("/cut", ok(&good[..good.len() - 9]), "is cut off"),
+        (
+            "/short",
+            answer(good.len() as u64, &good[..9]),
+            "was not answered well",
+        ),
+        ("/huge", answer(2 << 30, b"0"), "is larger than 128 MiB"),
+        (
+            "/stranger",
+            ok(&pki.stranger.revoke(&empty).unwrap()),
+            "is a CRL of \\\"CN=Stranger Root\\\"",
+        ),
+        ("/forged", ok(&forged), "was not signed with the key of"),
+        (
+            "/file",
+            moved("file:///etc/passwd"),
+            "leads to \\\"file:///etc/passwd\\\"",
+        ),
+        (
+            "/private",
+            moved("http://10.0.0.1/ca.crl"),
+            "leads to the address 10.0.0.1, which is inside",
+        ),
+        (
+            "/link-local",
+            moved("http://[fe80::1]/ca.crl"),
+            "leads to the address fe80::1, which is inside",
+        ),
+        (
+            "/loop",
+            moved("/loop"),
+            "leads from one redirect to the next",
+        ),
+        (
+            "/gone",
+            b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            "was answered with 410",
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn each_place_of_a_bad_list_is_named_with_what_is_wrong_and_clients_are_served_on() {
+    let publisher = Publisher::start().await;
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    let gateway = &world.gateways[0];
+    let places = bad_places(&world.pki);
+    let mut urls = Vec::new();
+    for (path, message, _) in &places {
+        publisher.answer_with(path, message);
+        urls.push(format!("{:?}", publisher.url(path)));
+    }
+    // It accepts and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = format!("http://{}/slow", silent.local_addr().unwrap());
+    urls.push(format!("{slow:?}"));
+    let lines = format!(
+        "[trust.revocation]\nfetch-timeout = \"1s\"\n{LOOPBACK}urls = [{}]\n",
+        urls.join(", ")
+    );
+    let mut open = world.client("pc-1").connect().await.unwrap();
+    assert!(is_served(&mut open).await);
+    let file = world.dir.path().join("service/service.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("[trust.revocation]\n", &lines, 1)).unwrap();
+    let places = places
+        .iter()
+        .map(|(path, _, said)| (publisher.url(path), *said));
+    for (url, said) in places.chain([(slow, "was not fetched within 1s")]) {
+        eventually(&format!("{url} {said}"), async || {
+            let log = gateway.log();
+            log.lines().any(|line| {
+                line.contains("a CRL cannot be fetched")
+                    && line.contains(&format!("error=\"{url} "))
+                    && line.contains(said)
+            })
+        })
+        .await;
+    }
+    assert!(is_served(&mut open).await);
+    eventually("all of them count as failing", async || {
+        gateway.metric("opencmg_crl_fetches_failing", "").await == 13.0
+    })
+    .await;
+    let answer = world.client("pc-2").get(&mp_list()).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    world.finish().await;
+    backend.stop().await;
 }

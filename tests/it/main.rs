@@ -29,6 +29,7 @@ mod load;
 mod load_command;
 mod load_tests;
 mod mesh;
+mod nine_thousand;
 mod observe;
 mod overload;
 mod publisher;
@@ -37,6 +38,7 @@ mod requests;
 mod revocation;
 mod served;
 mod slow;
+mod status;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod trust;

@@ -105,6 +105,15 @@ async fn a_bad_set_changes_nothing_and_raises_the_metric() {
         "the last good set is not in force"
     );
     gateway.says("root.pem").await;
+
+    // The two files changed for one another.
+    let [root, intermediate] = [&world.pki.root, &world.pki.intermediate]
+        .map(|authority| certificates_to_pem(&[authority.certificate().clone()]));
+    world.pki.write("root.pem", &intermediate);
+    world.pki.write("intermediate.pem", &root);
+    gateway.says("is no root but issued by").await;
+    gateway.says("is a root (list it as a trust anchor)").await;
+    assert!(is_served(&mut open).await);
     finish(world, backend).await;
 }
 

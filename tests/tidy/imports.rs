@@ -29,7 +29,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("backend", "message metrics pki reason role settings tasks"),
     (
         "cli",
-        "alerts config connection_point drain gateway listener load logging message metrics pki process revocation service settings tasks tls tunnel units",
+        "alerts config connection_point drain fetch gateway listener load logging message metrics pki process revocation service settings tasks tls tunnel units",
     ),
     (
         "config",

@@ -79,6 +79,82 @@ fn pfx_files_open_with_legacy_and_modern_ciphers() {
     }
 }
 
+/// The parts of a DER value: where its content begins, and the length of the whole.
+fn measure(der: &[u8]) -> (usize, usize) {
+    match usize::from(der[1]) {
+        short @ 0..0x80 => (2, 2 + short),
+        long => {
+            let count = long - 0x80;
+            let length = der[2..2 + count].iter();
+            let length = length.fold(0, |length, byte| length << 8 | usize::from(*byte));
+            (2 + count, 2 + count + length)
+        }
+    }
+}
+
+/// Puts the second of the two parts of a PFX without MAC before the first: openssl writes certificates before keys,
+/// Windows may do it the other way round.
+fn keys_first(pfx: &mut [u8]) {
+    // SEQUENCE, behind its version SEQUENCE, behind its type [0], OCTET STRING, SEQUENCE of the parts.
+    let mut at = measure(pfx).0;
+    at += measure(&pfx[at..]).1;
+    at += measure(&pfx[at..]).0;
+    at += measure(&pfx[at..]).1;
+    for _ in 0..3 {
+        at += measure(&pfx[at..]).0;
+    }
+    let first = measure(&pfx[at..]).1;
+    let both = first + measure(&pfx[at + first..]).1;
+    assert_eq!(at + both, pfx.len(), "two parts");
+    pfx[at..].rotate_left(first);
+}
+
+/// What Windows writes besides: a friendly name (as BMPString), the local key id, the name of the provider that held
+/// the key (1.3.6.1.4.1.311.17.1) and the mark of the machine's store (1.3.6.1.4.1.311.17.2).
+#[test]
+fn pfx_files_with_the_attributes_and_ciphers_of_windows_open() {
+    let attributes =
+        " -name te-{5F0E6B8A-ünïcode} -caname Contoso-CA -CSP Microsoft-RSA-SChannel-Provider -LMK";
+    for algorithm in [KeyAlgorithm::Rsa2048, KeyAlgorithm::EcdsaP256] {
+        let folder = Folder::new(algorithm);
+        for (ciphers, mac) in [
+            // "TripleDES-SHA1" of the export wizard, and of every Windows before Server 2019.
+            (
+                " -legacy -certpbe PBE-SHA1-RC2-40 -keypbe PBE-SHA1-3DES",
+                " -macalg sha1 -iter 2000",
+            ),
+            // The same with 3DES for both.
+            (
+                " -legacy -certpbe PBE-SHA1-3DES -keypbe PBE-SHA1-3DES",
+                " -macalg sha1 -iter 2000",
+            ),
+            // "AES256-SHA256" of the export wizard.
+            (
+                " -certpbe AES-256-CBC -keypbe AES-256-CBC",
+                " -macalg sha256 -iter 2000",
+            ),
+        ] {
+            let pfx = folder.pfx(&format!("{attributes}{ciphers}{mac}"));
+            let what = format!("{algorithm:?}{ciphers}");
+            // The object identifiers of the attributes are inside what is encrypted, of the certificates' part; the
+            // shrouded key's stand in the open.
+            for arc in [1_u8, 2] {
+                let id = [0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x11, arc];
+                assert!(pfx.windows(id.len()).any(|part| part == id), "{what}");
+            }
+            let pair = load_pfx(&pfx, "pässword").unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(pair.chain, folder.pair.chain, "{what}");
+            assert!(pair.key_matches(), "{what}");
+
+            let mut pfx = folder.pfx(&format!("{attributes}{ciphers} -nomac"));
+            keys_first(&mut pfx);
+            let pair = load_pfx(&pfx, "pässword").unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(pair.chain, folder.pair.chain, "{what}, keys first");
+            assert!(pair.key_matches(), "{what}, keys first");
+        }
+    }
+}
+
 #[test]
 fn a_pfx_file_of_java_opens_and_one_with_two_keys_is_told() {
     // Made by keytool of Java 17: -genkeypair -keyalg EC -groupname secp256r1 -storetype PKCS12.
