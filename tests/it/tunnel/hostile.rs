@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 
 use super::{
     ConnectionPoint, Gateway, NEED, connection_point, echo, gateway, get, reasons,
-    supervisor_settings,
+    supervisor_settings, until,
 };
 use crate::client::spawn;
 use crate::gateway::frames::{
-    CONTINUATION, DATA, END_STREAM, HEADERS, PREFACE, Peer, SETTINGS, field, frame, headers,
-    kept_field, settings,
+    CONTINUATION, DATA, END_STREAM, HEADERS, PREFACE, PRIORITY, Peer, SETTINGS, field, frame,
+    headers, kept_field, ping, reset, settings, window,
 };
 
 /// `:status: 200` and `:status: 404` (RFC 7541 appendix A).
@@ -173,5 +173,58 @@ async fn an_answer_that_is_malformed_or_more_than_its_window_costs_its_request_a
         }
         assert!(scene.bad.is_heard().await, "{what}: the tunnel goes on");
         scene.gateway.tunnels(2).await;
+    }
+}
+
+/// More than the budget of a tunnel, in thousands of frames.
+const FLOOD: u32 = 150;
+
+#[tokio::test]
+async fn a_tunnel_that_floods_ends_alone() {
+    let floods: [(&str, Attack); 7] = [
+        ("PING", |_| ping()),
+        ("SETTINGS", |_| settings(&[])),
+        ("WINDOW_UPDATE of one byte", |_| window(0, 1)),
+        ("PRIORITY", |stream| {
+            frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 1])
+        }),
+        ("RST_STREAM", reset),
+        ("frames of an unknown kind", |_| frame(0xbe, 0, 0, b"")),
+        ("interim answers", |stream| {
+            headers(stream, 0, &field(":status", "103"))
+        }),
+    ];
+    for (what, flood) in floods {
+        let mut scene = Scene::new().await;
+        let thousand = flood(scene.stream).repeat(1_000);
+        let half = scene.bad.flood(FLOOD / 3, |_| thousand.clone()).await;
+        assert!(!half, "{what}: stopped below the budget");
+        // Most go by the tunnel that is flooded, whose peer says no capacity, and again by the other when it has ended.
+        let beside: Vec<_> = (0..300)
+            .map(|_| {
+                let gateway = scene.gateway.clone();
+                spawn(async move {
+                    let answer = gateway.get("/y").await.unwrap();
+                    assert_eq!(answer.text(), "GET /y 0", "{what}: beside it");
+                })
+            })
+            .collect();
+        until(|| beside.iter().any(JoinHandle::is_finished)).await;
+        scene.bad.flood(FLOOD, |_| thousand.clone()).await;
+        scene.bad.end().await;
+        let end = scene.end.await.unwrap();
+        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
+        let ended = reasons(
+            &scene.gateway.metrics,
+            "tunnel_ends",
+            Reason::TunnelProtocol,
+        );
+        assert_eq!(ended, 1, "{what}");
+        scene.asked.await.unwrap();
+        for asked in beside {
+            asked.await.unwrap();
+        }
+        let answer = scene.gateway.get("/y").await.unwrap();
+        assert_eq!(answer.text(), "GET /y 0", "{what}: after it");
     }
 }
