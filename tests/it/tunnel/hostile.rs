@@ -73,6 +73,16 @@ impl Scene {
             _good: good,
         }
     }
+
+    /// Waits for the end of the hostile tunnel, for its breach and no other.
+    async fn is_over(&mut self, what: &str) {
+        self.bad.end().await;
+        let end = (&mut self.end).await.unwrap();
+        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
+        let metrics = &self.gateway.metrics;
+        let ended = reasons(metrics, "tunnel_ends", Reason::TunnelProtocol);
+        assert_eq!(ended, 1, "{what}");
+    }
 }
 
 /// What a hostile peer does on the stream of a request.
@@ -109,15 +119,7 @@ async fn a_tunnel_that_breaks_http2_ends_alone() {
     for (what, attack) in attacks {
         let mut scene = Scene::new().await;
         scene.bad.send(&attack(scene.stream)).await;
-        scene.bad.end().await;
-        let end = scene.end.await.unwrap();
-        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
-        let ended = reasons(
-            &scene.gateway.metrics,
-            "tunnel_ends",
-            Reason::TunnelProtocol,
-        );
-        assert_eq!(ended, 1, "{what}");
+        scene.is_over(what).await;
         // An answer whose head had come ends within its body; before that, the request goes by the other tunnel.
         if let Ok(response) = scene.answer.await.unwrap()
             && let Ok(body) = response.into_body().collect().await
@@ -211,15 +213,7 @@ async fn a_tunnel_that_floods_ends_alone() {
             .collect();
         until(|| beside.iter().any(JoinHandle::is_finished)).await;
         scene.bad.flood(FLOOD, |_| thousand.clone()).await;
-        scene.bad.end().await;
-        let end = scene.end.await.unwrap();
-        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
-        let ended = reasons(
-            &scene.gateway.metrics,
-            "tunnel_ends",
-            Reason::TunnelProtocol,
-        );
-        assert_eq!(ended, 1, "{what}");
+        scene.is_over(what).await;
         scene.asked.await.unwrap();
         for asked in beside {
             asked.await.unwrap();
