@@ -9,6 +9,7 @@ mod body;
 mod budget;
 mod dial;
 mod driven;
+mod frames;
 mod incoming;
 mod io;
 mod link;

@@ -6,18 +6,10 @@
 
 use std::mem;
 
-use tokio::time::Instant;
+use crate::frames::{
+    Budget, CONTINUATION, DATA, Flood, HEADERS, Head, Heads, PREFACE, PUSH_PROMISE, RST_STREAM,
+};
 
-/// The client connection preface (RFC 9113 §3.4).
-const PREFACE: u32 = 24;
-
-const FRAME_HEAD: usize = 9;
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const PUSH_PROMISE: u8 = 5;
-const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
 /// PING, SETTINGS, PRIORITY, WINDOW_UPDATE and frames of other kinds: enough for a client that acknowledges each piece of a
@@ -33,59 +25,10 @@ const EARNED_BY_REQUEST: u32 = 4;
 /// How many bytes of answers a client may acknowledge with one window update more.
 const BYTES_PER_UPDATE: usize = 1 << 10;
 
-/// More frames than their budget allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flood;
-
-/// What a connection may send of a kind of frames: so many at once, and so many a second in the long run.
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    full: u32,
-    per_second: u32,
-    left: u32,
-    /// Since when nothing came in but what was earned.
-    since: Option<Instant>,
-}
-
-impl Budget {
-    const fn new(full: u32, per_second: u32) -> Self {
-        Self {
-            full,
-            per_second,
-            left: full,
-            since: None,
-        }
-    }
-
-    fn earn(&mut self, frames: u32) {
-        self.left = self.full.min(self.left.saturating_add(frames));
-    }
-
-    /// The clock is looked at only when nothing is left.
-    fn spend(&mut self) -> Result<(), Flood> {
-        if self.since.is_none() {
-            self.since = Some(Instant::now());
-        }
-        if self.left == 0 {
-            let now = Instant::now();
-            let past = self.since.replace(now).map_or(0, |since| {
-                now.duration_since(since).as_millis() * u128::from(self.per_second) / 1_000
-            });
-            self.left = u32::try_from(past).map_or(self.full, |past| past.min(self.full));
-        }
-        self.left = self.left.checked_sub(1).ok_or(Flood)?;
-        Ok(())
-    }
-}
-
 /// Follows the frames of one client.
 #[derive(Debug)]
 pub(super) struct Frames {
-    head: [u8; FRAME_HEAD],
-    /// How much of a frame's head is there.
-    have: usize,
-    /// How much of a frame's payload, or of the preface, is still to come.
-    left: u32,
+    heads: Heads,
     /// Whether a request head is on its way: from the start of HEADERS to the end of the frame that ends it.
     in_head: bool,
     /// Whether the frame that is on its way ends the head.
@@ -100,9 +43,7 @@ pub(super) struct Frames {
 impl Frames {
     pub(super) fn new() -> Self {
         Self {
-            head: [0; FRAME_HEAD],
-            have: 0,
-            left: PREFACE,
+            heads: Heads::after(PREFACE),
             in_head: false,
             ends_head: true,
             began: false,
@@ -123,25 +64,12 @@ impl Frames {
             // The preface is a head, too: a client that stops within it is waited for as long as for one.
             self.begin_head();
         }
-        while !bytes.is_empty() {
-            if self.left > 0 {
-                let passed = bytes.len().min(self.left as usize);
-                bytes = &bytes[passed..];
-                self.left -= u32::try_from(passed).unwrap_or(self.left);
-            } else {
-                let passed = bytes.len().min(FRAME_HEAD - self.have);
-                self.head[self.have..self.have + passed].copy_from_slice(&bytes[..passed]);
-                bytes = &bytes[passed..];
-                self.have += passed;
-                if self.have < FRAME_HEAD {
-                    return Ok(());
-                }
-                self.have = 0;
-                self.begin()?;
-            }
-            if self.left == 0 && mem::take(&mut self.ends_head) {
-                self.in_head = false;
-            }
+        while let Some(head) = self.heads.next(&mut bytes) {
+            self.end();
+            self.begin(head)?;
+        }
+        if self.heads.is_between() {
+            self.end();
         }
         Ok(())
     }
@@ -164,9 +92,14 @@ impl Frames {
         mem::take(&mut self.began)
     }
 
-    fn begin(&mut self) -> Result<(), Flood> {
-        let [high, mid, low, kind, flags, ..] = self.head;
-        self.left = u32::from_be_bytes([0, high, mid, low]);
+    /// The frame before is whole.
+    fn end(&mut self) {
+        if mem::take(&mut self.ends_head) {
+            self.in_head = false;
+        }
+    }
+
+    fn begin(&mut self, Head { kind, flags }: Head) -> Result<(), Flood> {
         match kind {
             DATA => {}
             // A client may not promise anything, but the parser waits for the end of what it promises.
@@ -199,6 +132,7 @@ mod tests {
     use super::*;
 
     const PING: u8 = 6;
+    const FRAME_HEAD: usize = 9;
 
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let length = u32::try_from(payload).unwrap().to_be_bytes();
@@ -292,9 +226,9 @@ mod tests {
                 rest = after;
             }
             pieces.received(rest).unwrap();
-            prop_assert_eq!((whole.idle.left, whole.resets.left), (pieces.idle.left, pieces.resets.left));
-            prop_assert_eq!((whole.in_head, whole.left, whole.have), (true, 0, 0));
-            prop_assert_eq!((pieces.in_head, pieces.left, pieces.have), (true, 0, 0));
+            prop_assert_eq!((whole.idle.left(), whole.resets.left()), (pieces.idle.left(), pieces.resets.left()));
+            prop_assert_eq!((whole.in_head, whole.heads.is_at_edge()), (true, true));
+            prop_assert_eq!((pieces.in_head, pieces.heads.is_at_edge()), (true, true));
         }
     }
 }

@@ -16,7 +16,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use self::line::Line;
 use super::activity::Activity;
-use super::frames::{Flood, Frames};
+use super::frames::Frames;
+use crate::frames::Flood;
 use crate::reason::Reason;
 
 /// How long what a client still sends is thrown away after its last answer.

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::budget::Pressure;
 use super::driven::Client;
+use super::frames::Frames;
 use super::io::{Traffic, Watched};
 use super::link::{Link, Published};
 use super::publish::{Heard, Reading};
@@ -59,6 +60,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (io, pulse) = Watched::new(io, traffic_of(registry, &peer.name));
+    let io = io.counting(Frames::of_client());
     // Nothing is written before the connection is polled: a peer that takes no bytes is found by its silence.
     let (sender, mut connection) = match Client::begin(&registry.settings().wire, io).await {
         Ok(both) => both,
@@ -293,7 +295,9 @@ impl Life<'_> {
         match result {
             Ok(()) if goodbye || self.link.is_draining() => End::theirs(None, "drained"),
             Ok(()) => End::theirs(Some(Reason::TunnelLost), "closed by the peer"),
-            Err(error) if error.is_io() => End::theirs(Some(Reason::TunnelLost), error.to_string()),
+            Err(error) if error.is_io() && !is_flood(&error) => {
+                End::theirs(Some(Reason::TunnelLost), error.to_string())
+            }
             Err(error) => End::theirs(Some(Reason::TunnelProtocol), error.to_string()),
         }
     }
@@ -396,6 +400,13 @@ impl Life<'_> {
             }
         }
     }
+}
+
+/// Whether the peer has sent more frames than its budget allows.
+fn is_flood(error: &h2::Error) -> bool {
+    error
+        .get_io()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::QuotaExceeded)
 }
 
 /// Why the registry closes the tunnel, once it does.

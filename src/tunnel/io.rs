@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use prometheus_client::metrics::counter::Counter;
 
+use super::frames::Frames;
+
 /// When the last byte came. Clones look at the same stream.
 #[derive(Clone, Debug)]
 pub(super) struct Pulse {
@@ -71,6 +73,8 @@ pin_project! {
         io: IO,
         pulse: Pulse,
         traffic: Traffic,
+        // At the gateway's end.
+        frames: Option<Frames>,
     }
 }
 
@@ -81,8 +85,15 @@ impl<IO> Watched<IO> {
             io,
             pulse: pulse.clone(),
             traffic,
+            frames: None,
         };
         (watched, pulse)
+    }
+
+    /// Holds the peer to a budget of frames; a read fails once it is spent.
+    pub(super) fn counting(mut self, frames: Frames) -> Self {
+        self.frames = Some(frames);
+        self
     }
 }
 
@@ -99,15 +110,29 @@ impl<IO: AsyncRead> AsyncRead for Watched<IO> {
         if read > 0 {
             this.pulse.beat();
             this.traffic.received.inc_by(read as u64);
+            if let Some(frames) = this.frames {
+                frames.received(&buf.filled()[before..])?;
+            }
         }
         polled
     }
 }
 
-impl<IO: AsyncWrite> Watched<IO> {
-    fn count(traffic: &Traffic, polled: &Poll<io::Result<usize>>) {
-        if let Poll::Ready(Ok(written)) = polled {
-            traffic.sent.inc_by(*written as u64);
+fn count(
+    traffic: &Traffic,
+    frames: Option<&mut Frames>,
+    polled: &Poll<io::Result<usize>>,
+    bufs: &[io::IoSlice<'_>],
+) {
+    let Poll::Ready(Ok(mut written)) = *polled else {
+        return;
+    };
+    traffic.sent.inc_by(written as u64);
+    if let Some(frames) = frames {
+        for buf in bufs {
+            let passed = written.min(buf.len());
+            frames.sent(&buf[..passed]);
+            written -= passed;
         }
     }
 }
@@ -120,7 +145,8 @@ impl<IO: AsyncWrite> AsyncWrite for Watched<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let polled = this.io.poll_write(cx, buf);
-        Self::count(this.traffic, &polled);
+        let bufs = [io::IoSlice::new(buf)];
+        count(this.traffic, this.frames.as_mut(), &polled, &bufs);
         polled
     }
 
@@ -139,7 +165,7 @@ impl<IO: AsyncWrite> AsyncWrite for Watched<IO> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         let polled = this.io.poll_write_vectored(cx, bufs);
-        Self::count(this.traffic, &polled);
+        count(this.traffic, this.frames.as_mut(), &polled, bufs);
         polled
     }
 

@@ -336,6 +336,10 @@ async fn stalled_downloads_never_slow_others_on_the_same_tunnel() {
     });
     let live = futures_util::future::join_all(live);
     within(Duration::from_secs(60), "the live downloads", live).await;
+    let held = world.connection_points[0]
+        .metric("opencmg_tunnel_streams", "")
+        .await;
+    assert!(held >= 100.0, "{held} of the stalled are under way");
     drop(stalled);
     world.finish().await;
     backend.stop().await;
@@ -351,13 +355,10 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
             if request.uri().query() == Some("stall") {
                 let _pass = gate.acquire().await.unwrap();
             }
-            let length = request
-                .into_body()
-                .collect()
-                .await
-                .unwrap()
-                .to_bytes()
-                .len();
+            let (mut body, mut length) = (request.into_body(), 0);
+            while let Some(frame) = body.frame().await {
+                length += frame.unwrap().data_ref().map_or(0, |data| data.len());
+            }
             backend::answer(200, length.to_string())
         }
     })
@@ -376,12 +377,12 @@ async fn stalled_uploads_never_slow_others_on_the_same_tunnel() {
             .unwrap()
     };
     let mut stalled = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..100 {
         let (client, request) = (client.clone(), put("stall", 16 << 20));
         stalled.push(spawn_answer(async move { client.send(request).await }));
     }
-    eventually("50 uploads stall", async || backend.seen() >= 50).await;
-    let live = (0..20).map(async |_| {
+    eventually("100 uploads stall", async || backend.seen() >= 100).await;
+    let live = (0..100).map(async |_| {
         let answer = client.send(put("live", 4 << 20)).await.unwrap();
         assert_eq!(answer.body, (4 << 20).to_string());
     });

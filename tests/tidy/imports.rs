@@ -6,7 +6,7 @@ use crate::tree::{self, File, none};
 
 /// A module imports modules of a lower rank only; the table of `src/lib.rs` shows the same.
 const RANKS: &[&[&str]] = &[
-    &["units", "reason", "tasks", "drain", "pieces"],
+    &["units", "reason", "tasks", "drain", "pieces", "frames"],
     &["settings"],
     &["role", "metrics", "logging", "process"],
     &["pki", "message", "fetch"],
@@ -61,7 +61,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings units"),
     (
         "proxy",
-        "drain identity logging message metrics pki reason role routing settings tasks tunnel units",
+        "drain frames identity logging message metrics pki reason role routing settings tasks tunnel units",
     ),
     ("revocation", "fetch metrics pki settings tasks units"),
     ("routing", "message metrics role units"),
@@ -73,7 +73,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("tls", "pki reason"),
     (
         "tunnel",
-        "drain message metrics pieces reason role settings tasks",
+        "drain frames message metrics pieces reason role settings tasks",
     ),
 ];
 

@@ -104,7 +104,7 @@ async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
     let (gateway, _point) = one_tunnel(BudgetSettings::default()).await;
     let sent = Arc::new(AtomicUsize::new(0));
     let mut feeders = Vec::new();
-    for _ in 0..50 {
+    for _ in 0..100 {
         let (feeder, body) = fed();
         let (registry, sent) = (gateway.registry.clone(), Arc::clone(&sent));
         gateway.tasks.spawn(async move {
@@ -124,10 +124,10 @@ async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
         });
         feeders.push(keep);
     }
-    until(|| sent.load(Ordering::Relaxed) >= 50 * 8).await;
+    until(|| sent.load(Ordering::Relaxed) >= 100 * 8).await;
     live_traffic(&gateway).await;
     assert!(
-        sent.load(Ordering::Relaxed) < 50 * 32,
+        sent.load(Ordering::Relaxed) < 100 * 32,
         "uploads that nobody reads went through"
     );
     gateway.tasks.abort();

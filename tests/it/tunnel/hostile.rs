@@ -9,12 +9,12 @@ use tokio::task::JoinHandle;
 
 use super::{
     ConnectionPoint, Gateway, NEED, connection_point, echo, gateway, get, reasons,
-    supervisor_settings,
+    supervisor_settings, until,
 };
 use crate::client::spawn;
 use crate::gateway::frames::{
-    CONTINUATION, DATA, END_STREAM, HEADERS, PREFACE, Peer, SETTINGS, field, frame, headers,
-    kept_field, settings,
+    CONTINUATION, DATA, END_STREAM, HEADERS, PREFACE, PRIORITY, Peer, SETTINGS, field, frame,
+    headers, kept_field, ping, reset, settings, window,
 };
 
 /// `:status: 200` and `:status: 404` (RFC 7541 appendix A).
@@ -73,6 +73,16 @@ impl Scene {
             _good: good,
         }
     }
+
+    /// Waits for the end of the hostile tunnel, for its breach and no other.
+    async fn is_over(&mut self, what: &str) {
+        self.bad.end().await;
+        let end = (&mut self.end).await.unwrap();
+        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
+        let metrics = &self.gateway.metrics;
+        let ended = reasons(metrics, "tunnel_ends", Reason::TunnelProtocol);
+        assert_eq!(ended, 1, "{what}");
+    }
 }
 
 /// What a hostile peer does on the stream of a request.
@@ -109,15 +119,7 @@ async fn a_tunnel_that_breaks_http2_ends_alone() {
     for (what, attack) in attacks {
         let mut scene = Scene::new().await;
         scene.bad.send(&attack(scene.stream)).await;
-        scene.bad.end().await;
-        let end = scene.end.await.unwrap();
-        assert_eq!(end.reason, Some(Reason::TunnelProtocol), "{what}: {end:?}");
-        let ended = reasons(
-            &scene.gateway.metrics,
-            "tunnel_ends",
-            Reason::TunnelProtocol,
-        );
-        assert_eq!(ended, 1, "{what}");
+        scene.is_over(what).await;
         // An answer whose head had come ends within its body; before that, the request goes by the other tunnel.
         if let Ok(response) = scene.answer.await.unwrap()
             && let Ok(body) = response.into_body().collect().await
@@ -173,5 +175,50 @@ async fn an_answer_that_is_malformed_or_more_than_its_window_costs_its_request_a
         }
         assert!(scene.bad.is_heard().await, "{what}: the tunnel goes on");
         scene.gateway.tunnels(2).await;
+    }
+}
+
+/// More than the budget of a tunnel, in thousands of frames.
+const FLOOD: u32 = 150;
+
+#[tokio::test]
+async fn a_tunnel_that_floods_ends_alone() {
+    let floods: [(&str, Attack); 7] = [
+        ("PING", |_| ping()),
+        ("SETTINGS", |_| settings(&[])),
+        ("WINDOW_UPDATE of one byte", |_| window(0, 1)),
+        ("PRIORITY", |stream| {
+            frame(PRIORITY, 0, stream, &[0, 0, 0, 0, 1])
+        }),
+        ("RST_STREAM", reset),
+        ("frames of an unknown kind", |_| frame(0xbe, 0, 0, b"")),
+        ("interim answers", |stream| {
+            headers(stream, 0, &field(":status", "103"))
+        }),
+    ];
+    for (what, flood) in floods {
+        let mut scene = Scene::new().await;
+        let thousand = flood(scene.stream).repeat(1_000);
+        let half = scene.bad.flood(FLOOD / 3, |_| thousand.clone()).await;
+        assert!(!half, "{what}: stopped below the budget");
+        // Most go by the tunnel that is flooded, whose peer says no capacity, and again by the other when it has ended.
+        let beside: Vec<_> = (0..300)
+            .map(|_| {
+                let gateway = scene.gateway.clone();
+                spawn(async move {
+                    let answer = gateway.get("/y").await.unwrap();
+                    assert_eq!(answer.text(), "GET /y 0", "{what}: beside it");
+                })
+            })
+            .collect();
+        until(|| beside.iter().any(JoinHandle::is_finished)).await;
+        scene.bad.flood(FLOOD, |_| thousand.clone()).await;
+        scene.is_over(what).await;
+        scene.asked.await.unwrap();
+        for asked in beside {
+            asked.await.unwrap();
+        }
+        let answer = scene.gateway.get("/y").await.unwrap();
+        assert_eq!(answer.text(), "GET /y 0", "{what}: after it");
     }
 }
