@@ -23,6 +23,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use futures_util::TryFutureExt as _;
 use http::header::EXPECT;
 use http::{HeaderValue, Request, Response, StatusCode, request};
 use http_body::Body;
@@ -202,13 +203,12 @@ where
     ///
     /// # Errors
     /// Why there is no answer; the reason of the request's own body, if that failed.
-    pub async fn send(
+    pub fn send(
         &self,
         request: Request<B>,
         terms: Terms,
-    ) -> Result<Response<AnswerBody<B>>, Failure> {
-        let sent = self.0.send(request, terms).await;
-        sent.inspect_err(|failure| {
+    ) -> impl Future<Output = Result<Response<AnswerBody<B>>, Failure>> + Send {
+        self.0.send(request, terms).inspect_err(|failure| {
             let label = ByReason::new(failure.reason);
             self.0.metrics.backend_failures.get_or_create(&label).inc();
         })

@@ -120,20 +120,22 @@ impl Forward {
         let mut told = Told::new(&request, origin.as_ref());
         let expects = request.headers().contains_key(header::EXPECT);
         let continued = expects.then(Arc::<Notify>::default);
-        let response = {
-            let answer = self.answer(request, origin.as_ref(), continued.as_ref(), &mut told);
+        let answered = {
+            let answer = self.forward(request, origin.as_ref(), continued.as_ref(), &mut told);
             tokio::pin!(answer);
             loop {
                 tokio::select! {
                     biased;
                     () = respond.reset() => break None,
-                    response = &mut answer => break Some(response),
+                    answered = &mut answer => break Some(answered),
                     () = heard(continued.as_deref()) => respond.send_continue(),
                 }
             }
         };
-        let Some(response) = response else {
-            return told.failed(Reason::ClientGone, "before an answer");
+        let response = match answered {
+            Some(Ok(response)) => response,
+            Some(Err(refusal)) => Self::refuse(refusal, &mut told),
+            None => return told.failed(Reason::ClientGone, "before an answer"),
         };
         match respond.send(response).await {
             Ok(bytes) => told.sent(bytes),
@@ -141,25 +143,14 @@ impl Forward {
         }
     }
 
-    /// Every request gets an answer here: the backend's, or the refusal that says why there is none.
-    async fn answer(
-        &self,
-        request: Request<tunnel::Body>,
-        origin: Option<&Origin>,
-        continued: Option<&Arc<Notify>>,
-        told: &mut Told,
-    ) -> Response<AnswerBody> {
-        match self.forward(request, origin, continued, told).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                told.refused(&refusal);
-                let external = path::external(told.path());
-                let mutual = external.is_some_and(|external| external.mutual);
-                refusal
-                    .into_response(Hop::ConnectionPoint, told.id(), mutual)
-                    .map(AnswerBody::Own)
-            }
-        }
+    /// Every request gets an answer here: the refusal that says why there is no other.
+    fn refuse(refusal: Refusal, told: &mut Told) -> Response<AnswerBody> {
+        told.refused(&refusal);
+        let external = path::external(told.path());
+        let mutual = external.is_some_and(|external| external.mutual);
+        refusal
+            .into_response(Hop::ConnectionPoint, told.id(), mutual)
+            .map(AnswerBody::Own)
     }
 
     /// The path of a request.

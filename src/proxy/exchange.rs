@@ -280,6 +280,8 @@ impl Answer {
         match (self.pressing, pressing) {
             (false, true) => activity.press(),
             (true, false) => activity.release(),
+            // The head came just before the first of the body.
+            (true, true) if self.exchange.sent == 0 => {}
             (true, true) => activity.asked(),
             (false, false) => {}
         }

@@ -27,7 +27,10 @@ pub(super) struct Slot(Mutex<Held>);
 #[derive(Debug)]
 struct Held {
     stream: Option<RecvStream>,
-    progress: Instant,
+    /// Whether something of it was read since the budget looked last; who reads looks at no clock.
+    moved: bool,
+    /// When the budget saw that last.
+    progress: Option<Instant>,
     taken: bool,
 }
 
@@ -35,7 +38,8 @@ impl Slot {
     fn new(stream: RecvStream) -> Self {
         Self(Mutex::new(Held {
             stream: Some(stream),
-            progress: Instant::now(),
+            moved: false,
+            progress: None,
             taken: false,
         }))
     }
@@ -52,7 +56,10 @@ impl Holder for Slot {
             Some(stream) => stream.flow_control().used_capacity(),
             None => 0,
         };
-        (bytes, held.progress)
+        if std::mem::take(&mut held.moved) {
+            held.progress = None;
+        }
+        (bytes, *held.progress.get_or_insert_with(Instant::now))
     }
 
     fn take_away(&self) {
@@ -201,7 +208,7 @@ impl Body {
             Some(Ok(data)) => {
                 // Fails only for more than was received.
                 let _ = stream.flow_control().release_capacity(data.len());
-                held.progress = Instant::now();
+                held.moved = true;
                 Poll::Ready(Some(Ok(data)))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(broken(&error)))),

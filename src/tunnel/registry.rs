@@ -195,12 +195,16 @@ impl Registry {
     /// # Errors
     /// The reason why there is no answer: `no-tunnel`, `tunnels-full`, `tunnel-lost`, `tunnel-protocol`, or that of
     /// the request's own body.
-    pub async fn send<B>(&self, need: Need, request: Request<B>) -> Result<Response<Body>, Failure>
+    pub fn send<B>(
+        &self,
+        need: Need,
+        request: Request<B>,
+    ) -> impl Future<Output = Result<Response<Body>, Failure>> + Send
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BodyError>,
     {
-        send::send(self, need, request).await
+        send::send(self, need, request)
     }
 
     /// Whether at least one tunnel takes requests.

@@ -70,12 +70,13 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let length = prepare(&mut parts, need)?;
-    let mut upload = Upload::new(body, length, need.expect_continue);
+    let upload = Upload::new(body, length, need.expect_continue);
     if upload.is_empty() && length.is_some_and(|length| length > 0) {
         let detail = "the body is shorter than its Content-Length";
         return Err(Failure::new(Reason::LengthMismatch, detail));
     }
     let may_repeat = upload.is_empty() && is_repeatable(&parts.method);
+    let mut upload = Some(upload);
     let mut tried: Vec<Arc<Link>> = Vec::new();
     let mut first: Option<Failure> = None;
     loop {
@@ -90,17 +91,14 @@ where
             retries.get_or_create(&ByRole::new(need.role)).inc();
         }
         let link = Arc::clone(&lease.link);
-        let lost = match attempt(registry, lease, &parts, upload).await {
+        let lost = match attempt(registry, lease, &parts, &mut upload).await {
             Ok(response) => return Ok(response),
-            Err((lost, returned)) => {
-                upload = returned;
-                lost
-            }
+            Err(lost) => lost,
         };
         tried.push(link);
         let again = tried.len() < TRIES
             && match lost.kind {
-                Kind::NotProcessed => upload.can_start_again(),
+                Kind::NotProcessed => upload.as_ref().is_some_and(Upload::can_start_again),
                 Kind::Unknown => may_repeat,
                 Kind::Final => false,
             };
@@ -137,13 +135,13 @@ fn is_repeatable(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) || method.as_str() == "PROPFIND"
 }
 
-/// One attempt on one tunnel. The upload comes back with a failure, as far as it has come.
+/// One attempt on one tunnel. The upload is taken by an answer; else it is left, as far as it has come.
 async fn attempt<B>(
     registry: &Registry,
     lease: Lease,
     parts: &Parts,
-    mut upload: Upload<B>,
-) -> Result<Response<Body>, (Lost, Upload<B>)>
+    upload: &mut Option<Upload<B>>,
+) -> Result<Response<Body>, Lost>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
@@ -154,27 +152,25 @@ where
         // RFC 8441 §3: it must not even be asked.
         let failure = Failure::new(Reason::TunnelProtocol, "the peer takes no WebSocket");
         let kind = Kind::Final;
-        return Err((Lost { kind, failure }, upload));
+        return Err(Lost { kind, failure });
     }
-    let response = match sender.send_request(head, upload.is_empty()) {
-        Ok((response, stream)) => {
-            if !upload.is_empty() {
-                upload.start(stream);
-            }
-            response
-        }
-        Err(error) => return Err((unsent(&error), upload)),
-    };
+    let mut body = upload.as_mut().filter(|upload| !upload.is_empty());
+    let (response, stream) = sender
+        .send_request(head, body.is_none())
+        .map_err(|error| unsent(&error))?;
     drop(sender);
-    let gate = upload
-        .gated
-        .then(|| sleep(registry.settings().continue_wait));
-    let answered = answer(response, &mut upload, gate).await;
-    match answered {
-        Ok(response) => Ok(received(registry, lease, response, upload)),
+    if let Some(body) = &mut body {
+        body.start(stream);
+    }
+    let gated = upload.as_ref().is_some_and(|upload| upload.gated);
+    let gate = gated.then(|| sleep(registry.settings().continue_wait));
+    match answer(response, upload, gate).await {
+        Ok(response) => Ok(received(registry, lease, response, upload.take())),
         Err(lost) => {
-            upload.reset(h2::Reason::CANCEL);
-            Err((lost, upload))
+            if let Some(upload) = upload {
+                upload.reset(h2::Reason::CANCEL);
+            }
+            Err(lost)
         }
     }
 }
@@ -182,7 +178,7 @@ where
 /// Waits for the answer's head and pumps the body meanwhile.
 async fn answer<B>(
     mut response: ResponseFuture,
-    upload: &mut Upload<B>,
+    upload: &mut Option<Upload<B>>,
     gate: Option<Sleep>,
 ) -> Result<Response<h2::RecvStream>, Lost>
 where
@@ -191,19 +187,19 @@ where
 {
     let mut gate = pin!(gate);
     poll_fn(|cx| {
-        if let Some(wait) = gate.as_mut().as_pin_mut()
-            && is_open(&mut response, wait, cx)
-        {
-            upload.gated = false;
-            gate.set(None);
-        }
-        if !upload.is_sent()
-            && let Poll::Ready(Err(error)) = upload.poll_send(cx)
-        {
-            return Poll::Ready(Err(Lost {
-                kind: Kind::Final,
-                failure: Failure::new(error.reason, error.detail),
-            }));
+        if let Some(upload) = upload.as_mut().filter(|upload| !upload.is_sent()) {
+            if let Some(wait) = gate.as_mut().as_pin_mut()
+                && is_open(&mut response, wait, cx)
+            {
+                upload.gated = false;
+                gate.set(None);
+            }
+            if let Poll::Ready(Err(error)) = upload.poll_send(cx) {
+                return Poll::Ready(Err(Lost {
+                    kind: Kind::Final,
+                    failure: Failure::new(error.reason, error.detail),
+                }));
+            }
         }
         Pin::new(&mut response)
             .poll(cx)
@@ -226,18 +222,17 @@ fn received<B>(
     registry: &Registry,
     lease: Lease,
     response: Response<h2::RecvStream>,
-    mut upload: Upload<B>,
+    upload: Option<Upload<B>>,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    upload.forget();
-    let rest: Option<Box<dyn Rest>> = if upload.is_sent() {
-        None
-    } else {
-        Some(Box::new(upload))
-    };
+    let unsent = upload.filter(|upload| !upload.is_sent());
+    let rest = unsent.map(|mut upload| -> Box<dyn Rest> {
+        upload.forget();
+        Box::new(upload)
+    });
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);
     let window = registry.settings().wire.stream_window;
