@@ -127,7 +127,10 @@ async fn a_websocket_goes_through_with_a_key_of_its_own_on_each_leg() {
     // What is said before the 101 waits for it.
     let early = format!(
         "{}early",
-        opening("/app/x?y=1", "TE: trailers\r\nCookie: a=b\r\n")
+        opening(
+            "/app/x?y=1",
+            "TE: trailers\r\nCookie: a=b\r\nContent-Length: 0\r\n"
+        )
     );
     tls.write_all(early.as_bytes()).await.unwrap();
     let mut backend = next(&mut asked).await;
