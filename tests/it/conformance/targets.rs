@@ -90,6 +90,9 @@ async fn a_request_is_for_the_one_host_and_scheme_of_its_connection() {
         (format!("GET {path}"), "", BAD_HOST),
         (format!("GET {path}"), "gw.opencmg.test:", BAD_HOST),
         (format!("GET {path}"), "gw.opencmg.test:x", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:+443", BAD_HOST),
+        (format!("GET https://{HOST}:+443{path}"), HOST, BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:65536", BAD_HOST),
         (
             format!("GET {path}"),
             "gw.opencmg.test, gw.opencmg.test",
