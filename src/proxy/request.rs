@@ -103,8 +103,8 @@ async fn forward(
     // What: the body within its limit, the header fields cleaned and ours set.
     check_length(&published, &body)?;
     let need = need_of(&published, peer, &mut head, &body);
-    let pace = (!published.endpoint.long_poll).then_some(shared.settings.body_pace);
-    let body = Guarded::new(body, published.endpoint.body_limit, pace);
+    let limit = published.endpoint.body_limit;
+    let body = Guarded::new(body, limit, shared.settings.body_pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;

@@ -210,15 +210,26 @@ fn endless() -> crate::client::Body {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_its_client_abandons_leaves_nothing_behind_a_backend_that_never_reads() {
+    // Over HTTP/2 its leaving is heard at once. Over HTTP/1.1 it stands behind the bytes that nobody takes: there the
+    // backend's time ends it.
+    abandoned("", &[true, false]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_to_a_long_poll_ends_as_others_do_if_the_backend_never_reads() {
+    let long_poll = "[[role.endpoint]]\nname = \"CCM_Incoming\"\nlong-poll = true\n";
+    abandoned(long_poll, &[false]).await;
+}
+
+/// Uploads to a backend that reads nothing end after their clients have gone, whatever version of HTTP those spoke.
+async fn abandoned(endpoints: &str, versions: &[bool]) {
     let (url, _taken) = deaf().await;
     let role = format!(
-        "[[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = \"{url}\"\nprogress-timeout = \"5s\"\n"
+        "[[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = \"{url}\"\nprogress-timeout = \"5s\"\n{endpoints}"
     );
     let world = Plan::new().connection_point_with(&role).start().await;
     let client = world.client("pc-1");
-    // Over HTTP/2 its leaving is heard at once. Over HTTP/1.1 it stands behind the bytes that nobody takes: there the
-    // backend's time ends it.
-    for h2 in [true, false] {
+    for h2 in versions.iter().copied() {
         let mut started = Vec::new();
         for _ in 0..10 {
             let mut connection = match h2 {

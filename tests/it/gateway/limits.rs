@@ -189,6 +189,32 @@ async fn a_body_that_makes_no_progress_is_given_up_and_one_that_drips_fast_enoug
 }
 
 #[tokio::test]
+async fn a_long_poll_may_wait_without_end_and_its_body_may_not() {
+    let mut plan = Plan::new();
+    plan.settings.proxy.body_pace = Pace {
+        grace: Duration::from_millis(300),
+        least_rate: 100,
+    };
+    let rig = plan.start().await;
+    let client = rig.client();
+    for h2 in [false, true] {
+        let mut connection = match h2 {
+            true => client.connect_h2().await.unwrap(),
+            false => client.connect().await.unwrap(),
+        };
+        let begun = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"x")))]);
+        let body = http_body_util::StreamBody::new(begun.chain(futures_util::stream::pending()));
+        let request = Request::post(mutual("BGB/x")).body(BodyExt::boxed(body));
+        let answer = connection.start(client.addressed(request.unwrap()));
+        let answer = within(LONG, "the body is given up", answer).await.unwrap();
+        assert_eq!(answer.status(), 408, "HTTP/2 {h2}");
+    }
+    rig.counts("opencmg_request_failures_total", "client-too-slow", 2.0)
+        .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_is_counted_and_its_request_is_reset() {
     let mut plan = Plan::new();
     let reset = Arc::new(Notify::new());
