@@ -371,6 +371,7 @@ where
             let detail = format!("{} to a request that did not ask for it", head.status);
             return Err(Failure::new(Reason::BackendProtocol, detail));
         }
+        head::check_status(head.status)?;
         head::check_framing(&head.headers)?;
         if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
             head.extensions.insert(NoChallengeLeft);
