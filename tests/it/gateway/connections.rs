@@ -237,6 +237,20 @@ async fn a_request_head_that_drips_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_request_head_has_its_time_and_not_twice_as_much() {
+    let time = Duration::from_secs(3);
+    let rig = rig(|settings| settings.proxy.head_timeout = time).await;
+    let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
+    let began = std::time::Instant::now();
+    tls.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(LONG, "the gateway closes", tls.read_to_end(&mut rest)).await;
+    let waited = began.elapsed();
+    assert!((time..time * 3 / 2).contains(&waited), "{waited:?}");
+    rig.finish().await;
+}
+
+#[tokio::test]
 async fn an_old_connection_is_wound_up_with_its_next_answer() {
     let rig = rig(|settings| settings.proxy.max_age = Duration::from_millis(200)).await;
     let client = rig.client();
