@@ -93,6 +93,7 @@ async fn a_request_is_for_the_one_host_and_scheme_of_its_connection() {
         (format!("GET {path}"), "gw.opencmg.test:+443", BAD_HOST),
         (format!("GET https://{HOST}:+443{path}"), HOST, BAD_HOST),
         (format!("GET {path}"), "gw.opencmg.test:65536", BAD_HOST),
+        (format!("GET {path}"), "gw.\u{f6}pencmg.test", BAD_HOST),
         (
             format!("GET {path}"),
             "gw.opencmg.test, gw.opencmg.test",
