@@ -376,8 +376,8 @@ where
         if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
             head.extensions.insert(NoChallengeLeft);
         }
-        let progress = (!terms.long_poll).then_some(self.settings.progress_timeout);
-        let body = AnswerBody::new(incoming, progress, held);
+        let timeout = self.settings.progress_timeout;
+        let body = AnswerBody::new(incoming, timeout, terms.long_poll, held);
         Ok(Response::from_parts(head, body))
     }
 }
