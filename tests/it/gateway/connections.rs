@@ -8,6 +8,7 @@ use opencmg::gateway::Settings;
 use opencmg::units::Network;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::rig::{HOST, Plan, Rig, mutual, seen, server};
 use crate::client::get;
@@ -243,7 +244,7 @@ async fn a_request_head_has_its_time_and_not_twice_as_much() {
     let time = Duration::from_secs(3);
     let rig = rig(|settings| settings.proxy.head_timeout = time).await;
     let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     tls.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
     let mut rest = Vec::new();
     let _ = within(LONG, "the gateway closes", tls.read_to_end(&mut rest)).await;
