@@ -250,5 +250,23 @@ async fn an_answer_that_ends_like_a_refusal_of_the_parser_comes_byte_for_byte() 
     let said = hear(&mut tls, false).await;
     assert_eq!(statuses(&said), [400], "{said:?}");
     assert_eq!(said[0].phrase, "CMGService_BadRequest");
+    drop(tls);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_parser_behind_an_answer_comes_after_it_and_in_our_words() {
+    let (rig, log) = rig().await;
+    // In one read with the request before it, and with two of them.
+    for requests in 1..3 {
+        let good = format!("GET {} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", path()).repeat(requests);
+        let bad = "GET / HTTP/1.1\r\nno field\r\n\r\n";
+        let said = talk(&rig.client(), format!("{good}{bad}").as_bytes()).await;
+        assert_eq!(statuses(&said)[..requests], vec![200; requests], "{said:?}");
+        assert!(said[..requests].iter().all(|said| said.text() == "ok"));
+        let refused: Vec<_> = said[requests..].iter().map(|said| &said.phrase).collect();
+        assert_eq!(refused, ["CMGService_BadRequest"], "{said:?}");
+        assert_eq!(log.take().len(), requests);
+    }
     rig.finish().await;
 }
