@@ -20,9 +20,9 @@ use crate::world::{MANAGEMENT_POINT, Plan, World, eventually, mutual, server, wi
 /// How many slow connections each attack opens.
 const SLOW: usize = 200;
 
-/// Limits that a test can wait for.
+/// Limits that a test can wait for; idle connections have longer than what is slow, which is to be counted as that.
 const LIMITS: &str = "[listener]\nhandshake-timeout = \"2s\"\nconnections-per-address = 1000\n\
-    [proxy]\nhead-timeout = \"2s\"\nbody-grace = \"1s\"\nsend-timeout = \"2s\"\nidle-timeout = \"2s\"\n";
+    [proxy]\nhead-timeout = \"2s\"\nbody-grace = \"1s\"\nsend-timeout = \"2s\"\nidle-timeout = \"5s\"\n";
 
 /// A world with small time-outs, and what its backends are.
 async fn world() -> (World, [BuiltIn; 2]) {
