@@ -158,6 +158,12 @@ impl Crl {
         (self.number, self.this_update) > (other.number, other.this_update)
     }
 
+    /// Whether its time has come; it may be dated by a clock that goes up to five minutes before ours.
+    pub fn has_come(&self, now: UnixTime) -> bool {
+        const CLOCKS_DIFFER_S: u64 = 300;
+        self.this_update.as_secs() <= now.as_secs().saturating_add(CLOCKS_DIFFER_S)
+    }
+
     /// Whether both speak of the same certificates of the same issuer.
     pub fn is_of_scope(&self, other: &Self) -> bool {
         self.issuer_key == other.issuer_key && self.scope == other.scope

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::schedule::{until_refresh, until_retry};
 use super::{Key, Shared};
 use crate::fetch::{self, Fetched, Validators};
-use crate::metrics::{ByFetch, Fetch};
+use crate::metrics::{ByFetch, ByIssuer, Fetch};
 use crate::pki::{Certificate, CertificateDer, Crl, CrlError, IssuerKey, UnixTime, read_crl_file};
 
 /// A place that a list is fetched from.
@@ -148,6 +148,25 @@ impl Target {
         }
     }
 
+    /// Whether there is anywhere to fetch from.
+    pub(super) fn has_place(&self) -> bool {
+        !self.urls.is_empty()
+    }
+
+    /// The CA that it is counted by: the one whose list it should bring or brought first; nobody's before that is known.
+    pub(super) fn label(&self) -> ByIssuer {
+        let brought = self.crls();
+        let first = brought.first();
+        let key = self.key.issuer.or(first.map(|crl| crl.issuer_key()));
+        ByIssuer {
+            issuer: first
+                .map(|crl| crl.issuer().to_owned())
+                .or_else(|| self.wanted_of())
+                .unwrap_or_default(),
+            key: key.map(|key| key.short()).unwrap_or_default(),
+        }
+    }
+
     /// The CA whose list a distribution point should bring.
     fn wanted_of(&self) -> Option<String> {
         let facts = Certificate::parse(self.issuer.as_ref()?).ok()?;
@@ -157,9 +176,11 @@ impl Target {
     /// Fetches, and again before what was fetched goes stale, until the target ends.
     pub(super) async fn keep_fresh(&self, shared: &Arc<Shared>) {
         let mut ended = self.ended.subscribe();
-        let mut wait = match self.is_stale(UnixTime::now()) {
-            true => Duration::ZERO,
-            false => self.until_next(shared),
+        // What an earlier process left without a word on which list it is may not be the last that it had.
+        let is_sure = !self.is_stale(UnixTime::now()) && self.known() != Validators::default();
+        let mut wait = match is_sure {
+            true => self.until_next(shared),
+            false => Duration::ZERO,
         };
         loop {
             let next = Instant::now() + wait;
@@ -259,6 +280,9 @@ impl Target {
     async fn fetch(&self, shared: &Arc<Shared>) -> Result<Option<Brought>, String> {
         let limits = shared.limits();
         let mut faults = Vec::new();
+        if !self.has_place() {
+            faults.push("no certificate names a place over plain HTTP: give the CRL in trust.revocation.crls or urls".to_owned());
+        }
         for url in &self.urls {
             // What one place said of its body means nothing to another.
             let known = match *url == self.key.url {

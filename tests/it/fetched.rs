@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::UnixTime;
-use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+use opencmg::pki::issue::{
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
+};
 use tokio::time::Instant;
 
 use crate::client::get;
@@ -147,6 +149,100 @@ async fn a_first_client_waits_for_the_crl_that_it_names_and_a_restart_needs_no_n
     let (_, phrase) = fetching.status_of("field-2").await;
     assert_eq!(phrase, "CMGService_ClientCertificateRevoked");
     assert_eq!(fetching.publisher.requests("/field.crl").len(), 1);
+    fetching.finish().await;
+}
+
+/// The one file of the cache with an ending.
+fn cached(fetching: &Fetching, end: &str) -> std::path::PathBuf {
+    let folder = fetching.world.dir.path().join("crl-cache");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files = files.map(|file| file.unwrap().path());
+    files
+        .find(|path| path.extension().is_some_and(|own| own == end))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_list_on_disk_that_is_not_the_last_one_that_was_had_is_asked_for_anew_at_once() {
+    let mut fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &[], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let file = cached(&fetching, "crl");
+    let older = std::fs::read(&file).unwrap();
+    fetching.publish(2, &["field-1"], -30, 86_400);
+    let entry = cached(&fetching, "json");
+    // As if the process had ended between the two files of the second list.
+    let text = std::fs::read_to_string(&entry).unwrap();
+    let mut said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    said["etag"] = "\"another\"".into();
+    said["of"] = "another".into();
+    let gateway = &mut fetching.world.gateways[0];
+    gateway.stop().await;
+    std::fs::write(&entry, said.to_string()).unwrap();
+    std::fs::write(&file, older).unwrap();
+    let gateway = &mut fetching.world.gateways[0];
+    gateway.start();
+    gateway.accepts().await;
+    gateway.has_tunnels(1).await;
+    eventually("the second list is in force", async || {
+        fetching.status_of("field-1").await.1 == "CMGService_ClientCertificateRevoked"
+    })
+    .await;
+    let asked = fetching.publisher.requests("/field.crl");
+    assert!(!asked.last().unwrap().contains("another"), "{asked:?}");
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_ca_that_is_no_longer_trusted_is_no_longer_fetched_from() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &[], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let gateway = &fetching.world.gateways[0];
+    let places = async || {
+        let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+        let fetched = status["trust"]["revocation"]["fetched"].as_array();
+        fetched.unwrap().len()
+    };
+    assert_eq!(places().await, 1);
+    let pki = &fetching.world.pki;
+    let root = std::fs::read(pki.file("root.pem")).unwrap();
+    pki.write("root-of-servers.pem", &root);
+    pki.write(
+        "root.pem",
+        certificates_to_pem(&[pki.stranger.certificate().clone()]),
+    );
+    eventually("its place is dropped", async || places().await == 0).await;
+    let folder = fetching.world.dir.path().join("crl-cache");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+    pki.write("root.pem", root);
+    eventually("it is trusted again", async || {
+        fetching.status_of("field-1").await.0 == StatusCode::OK
+    })
+    .await;
+    assert_eq!(places().await, 1);
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_ca_whose_certificates_name_no_place_is_told() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let days = Validity::days(now(), 9);
+    let pki = &fetching.world.pki;
+    let silent = pki.root.intermediate("Silent CA", key, days).unwrap();
+    let silent = silent.with_crl_points(&["ldap:///cn=silent"]);
+    pki.issue(&silent, "silent-1", &Leaf::client("silent-1", days));
+    assert_eq!(fetching.status_of("silent-1").await.1, UNKNOWN);
+    let gateway = &fetching.world.gateways[0];
+    gateway
+        .says("no certificate names a place over plain HTTP")
+        .await;
+    let of_ca = "CN=Silent CA";
+    assert_eq!(
+        gateway.metric("opencmg_crl_fetches_failing", of_ca).await,
+        1.0
+    );
     fetching.finish().await;
 }
 

@@ -294,6 +294,8 @@ fn a_set_keeps_the_newest_of_each_key_and_says_what_it_knows() {
     };
     let set = CrlSet::new([crl(&old_key, &future)], at(0));
     assert_eq!(set.look_up(a, &ten, false, &[], at(0)), Listed::Unknown);
+    assert_eq!(set.pending().len(), 1);
+    assert!(!set.is_due(at(0)) && set.is_due(at(2 * 3600)));
     let set = CrlSet::new(
         [crl(&old_key, &future), crl(&old_key, &list(1, &["0a"]))],
         at(0),
