@@ -163,10 +163,7 @@ async fn a_crl_that_is_none_changes_nothing_and_is_named() {
     let stranger = world
         .pki
         .stranger
-        .revoke(&RevocationList::empty(
-            1,
-            Validity::days(now(), 1),
-        ));
+        .revoke(&RevocationList::empty(1, Validity::days(now(), 1)));
     let both = [crl_to_pem(&stranger.unwrap()), crl_to_pem(&good)].concat();
     world.pki.write("intermediate.crl", both);
     gateway.says("is a CRL of \"CN=Stranger Root\"").await;
