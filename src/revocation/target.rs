@@ -316,7 +316,7 @@ impl Target {
     async fn take(
         &self,
         shared: &Arc<Shared>,
-        body: Vec<u8>,
+        body: fetch::Body,
         validators: &Validators,
     ) -> Result<Vec<Arc<Crl>>, String> {
         let at_hand = self.state().crls.clone();
