@@ -9,10 +9,11 @@ mod parse;
 mod set;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use webpki::ALL_VERIFICATION_ALGS;
 
@@ -181,28 +182,43 @@ impl Crl {
     }
 }
 
-/// The lists in a file: PEM with any number of them, or DER with one.
+/// How many lists a file may hold: each costs a signature, and is told of.
+const MAX_LISTS: usize = 256;
+
+/// The lists in a file: PEM with any number of them up to 256, each once, or DER with one. Text before and between PEM is
+/// passed over.
 ///
 /// # Errors
 /// What the file is instead, as far as it can be told.
 pub fn read_crl_file(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, CrlError> {
-    let start = bytes.trim_ascii_start();
-    match start.first() {
+    // Of editors on Windows, before text.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    match bytes.trim_ascii_start().first() {
         None => return Err(CrlError::Empty),
         Some(b'<') => return Err(CrlError::Html),
         Some(&SEQUENCE) if bytes[0] == SEQUENCE => return Ok(vec![Cow::Borrowed(bytes)]),
         Some(_) => {}
     }
-    if !start.starts_with(b"-----") {
-        return Err(CrlError::NotACrl);
+    let (mut lists, mut seen, mut has_certificate) = (Vec::new(), HashSet::new(), false);
+    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
+        match section.map_err(|error| CrlError::Malformed(error.to_string()))? {
+            (SectionKind::Crl, der) => {
+                if !seen.insert(Sha256::digest(&der)) {
+                    continue;
+                }
+                if lists.len() == MAX_LISTS {
+                    return Err(CrlError::TooMany(MAX_LISTS));
+                }
+                lists.push(Cow::Owned(der));
+            }
+            (SectionKind::Certificate, _) => has_certificate = true,
+            _ => {}
+        }
     }
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes)
-        .map(|list| list.map(|list| Cow::Owned(list.to_vec())))
-        .collect();
-    match lists {
-        Ok(lists) if lists.is_empty() => Err(CrlError::NotACrl),
-        Ok(lists) => Ok(lists),
-        Err(error) => Err(CrlError::Malformed(error.to_string())),
+    match (lists.is_empty(), has_certificate) {
+        (false, _) => Ok(lists),
+        (true, true) => Err(CrlError::Certificate),
+        (true, false) => Err(CrlError::NotACrl),
     }
 }
 

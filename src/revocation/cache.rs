@@ -125,8 +125,13 @@ fn restore(path: &Path, authorities: &[CertificateDer<'static>]) -> Result<Targe
         }
     };
     let crls = match &target.issuer {
-        Some(issuer) => read(&body, std::slice::from_ref(issuer), UnixTime::now())?,
-        None => read(&body, authorities, UnixTime::now())?,
+        Some(issuer) => read(
+            &body,
+            &target.key,
+            std::slice::from_ref(issuer),
+            UnixTime::now(),
+        )?,
+        None => read(&body, &target.key, authorities, UnixTime::now())?,
     };
     Ok(target.with_kept(crls.into_iter().collect::<Vec<Arc<_>>>(), validators))
 }

@@ -316,7 +316,7 @@ impl Target {
     async fn take(
         &self,
         shared: &Arc<Shared>,
-        body: Vec<u8>,
+        body: fetch::Body,
         validators: &Validators,
     ) -> Result<Vec<Arc<Crl>>, String> {
         let at_hand = self.state().crls.clone();
@@ -327,7 +327,7 @@ impl Target {
         let (key, urls, issuer) = (self.key.clone(), self.urls.clone(), self.issuer.clone());
         let (shared, validators) = (Arc::clone(shared), validators.clone());
         let taken = tokio::task::spawn_blocking(move || {
-            let crls = read(&body, &issuers, UnixTime::now())?;
+            let crls = read(&body, &key, &issuers, UnixTime::now())?;
             let older = |crl: &Arc<Crl>| at_hand.iter().find(|own| is_older(crl, own)).cloned();
             if let Some((crl, own)) = crls.iter().find_map(|crl| Some((crl, older(crl)?))) {
                 return Err(format!(
@@ -358,28 +358,38 @@ impl Target {
     }
 }
 
-/// Reads the lists of a body. Those of a kind that is passed over do no harm beside one that is not.
+/// Reads the lists of a body that was had for a key. Those of a kind that is passed over do no harm beside one that is not,
+/// nor, at a URL of the settings, do those of a CA that is not known, as in a file.
 pub(super) fn read(
     body: &[u8],
+    key: &Key,
     issuers: &[CertificateDer<'static>],
     now: UnixTime,
 ) -> Result<Vec<Arc<Crl>>, String> {
-    const CLOCKS_DIFFER_S: u64 = 300;
     let lists = read_crl_file(body).map_err(|error| error.to_string())?;
-    let (mut crls, mut skipped) = (Vec::new(), None);
+    let (mut crls, mut passed_over) = (Vec::new(), Vec::new());
     for der in lists {
         match Crl::read(&der, issuers) {
-            Ok(crl) if crl.this_update().as_secs() > now.as_secs() + CLOCKS_DIFFER_S => {
+            Ok(crl) if !crl.has_come(now) => {
                 return Err(format!("brought {}, which is in the future", crl.title()));
             }
             Ok(crl) => crls.push(Arc::new(crl)),
-            Err(error) if error.is_skipped() => skipped = Some(error),
+            Err(error) if error.is_skipped() => passed_over.push(error),
+            Err(error @ CrlError::UnknownIssuer(_)) if key.issuer.is_none() => {
+                passed_over.push(error);
+            }
             Err(error) => return Err(error.to_string()),
         }
     }
-    match (crls.is_empty(), skipped) {
-        (true, skipped) => Err(skipped.unwrap_or(CrlError::Empty).to_string()),
-        (false, _) => Ok(crls),
+    match passed_over.first() {
+        first if crls.is_empty() => Err(first.unwrap_or(&CrlError::Empty).to_string()),
+        None => Ok(crls),
+        Some(first) => {
+            // One line, however many there are: nobody has signed for them.
+            let (url, count) = (&key.url, passed_over.len());
+            info!(url, count, "CRLs are passed over: one {first}");
+            Ok(crls)
+        }
     }
 }
 

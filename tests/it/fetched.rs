@@ -6,7 +6,7 @@ use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::UnixTime;
 use opencmg::pki::issue::{
-    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem, crl_to_pem,
 };
 use tokio::time::Instant;
 
@@ -335,7 +335,12 @@ async fn what_is_no_crl_of_the_ca_is_refused_by_name_and_the_last_good_one_serve
     let moved =
         |to: &str| format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
     let gateway = &fetching.world.gateways[0];
+    // A place that a certificate names has the lists of its CA, and no others beside them.
+    let own = RevocationList::empty(6, Validity::days(now(), 1));
+    let own = crl_to_pem(&fetching.authority.revoke(&own).unwrap());
+    let mixed = [own, crl_of_stranger(&fetching.world.pki)].concat();
     for (answer, said) in [
+        (ok(&mixed), "is a CRL of \\\"CN=Stranger Root\\\""),
         (ok("<html>log in</html>"), "is a web page, not a CRL"),
         (moved("file:///etc/passwd"), "file:///etc/passwd"),
     ] {
@@ -393,7 +398,10 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
         world.client("pc-1").get(&mp_list()).await.status,
         StatusCode::OK
     );
-    publisher.publish("/intermediate.crl", &number_2);
+    // Each of a bundle counts once, and that of a CA that is not known is passed over as in a file.
+    let stranger = crl_of_stranger(&world.pki);
+    let bundle = [stranger, crl_to_pem(&number_2).repeat(3_000)].concat();
+    publisher.publish("/intermediate.crl", bundle.as_bytes());
     eventually("the fetched CRL is in force", async || {
         // A client that is revoked while it asks loses its connection.
         let answer = world.client("pc-1").send(get(&mp_list())).await;
@@ -404,6 +412,16 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
         world.client("pc-2").get(&mp_list()).await.status,
         StatusCode::OK
     );
+    let gateway = &world.gateways[0];
+    let log = gateway.log();
+    assert_eq!(log.matches("fetched the CRL").count(), 1, "{log}");
+    assert!(
+        log.contains("are passed over: one is a CRL of \"CN=Stranger Root\""),
+        "{log}"
+    );
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let fetched = &status["trust"]["revocation"]["fetched"][0];
+    assert_eq!(fetched["issuers"].as_array().unwrap().len(), 1, "{fetched}");
     world.finish().await;
     backend.stop().await;
 }
@@ -501,6 +519,11 @@ async fn in_alert_mode_a_crl_that_cannot_be_had_is_told_once_and_then_by_the_ale
     assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
     assert!(fetching.fails("field-1").await);
     fetching.finish().await;
+}
+
+fn crl_of_stranger(pki: &Pki) -> String {
+    let list = RevocationList::empty(1, Validity::days(now(), 1));
+    crl_to_pem(&pki.stranger.revoke(&list).unwrap())
 }
 
 /// Places of a bad list: the path, what is answered there, and what is said of it.

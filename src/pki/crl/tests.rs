@@ -183,13 +183,23 @@ fn what_is_no_list_is_told_by_what_it_is() {
     ] {
         assert_eq!(read_crl_file(page.as_bytes()).unwrap_err(), CrlError::Html);
     }
-    for other in ["hello", ca.to_pem().as_str()] {
+    let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    for other in ["hello", "1 is no tag here", &key.to_pem()] {
         assert_eq!(
             read_crl_file(other.as_bytes()).unwrap_err(),
             CrlError::NotACrl
         );
     }
-    assert_eq!(read(ca.certificate(), &ca).unwrap_err(), CrlError::NotACrl);
+    let certificate = [
+        read_crl_file(ca.to_pem().as_bytes()).unwrap_err(),
+        read(ca.certificate(), &ca).unwrap_err(),
+    ];
+    assert_eq!(certificate, [CrlError::Certificate, CrlError::Certificate]);
+    assert!(
+        certificate[0]
+            .to_string()
+            .starts_with("is a certificate, not a CRL")
+    );
     let cut = &der[..der.len() - 5];
     let found = (der.len(), cut.len());
     assert_eq!(
@@ -198,12 +208,32 @@ fn what_is_no_list_is_told_by_what_it_is() {
     );
     let long = [&der[..], &[0]].concat();
     assert!(matches!(read(&long, &ca), Err(CrlError::Malformed(_))));
-    let two = [crl_to_pem(&der), ca.to_pem(), crl_to_pem(&der)].concat();
-    assert_eq!(
-        read_crl_file(two.as_bytes()).unwrap(),
-        [der.clone(), der.clone()]
-    );
     assert_eq!(read_crl_file(&der).unwrap(), [&der[..]]);
+}
+
+#[test]
+fn the_lists_of_a_file_are_read_each_once_whatever_stands_around_them() {
+    let ca = authority(KeyAlgorithm::EcdsaP256);
+    let lists: Vec<_> = (0..=MAX_LISTS as u64)
+        .map(|number| ca.revoke(&list(number, &[])).unwrap())
+        .collect();
+    let pem = |lists: &[Vec<u8>]| -> String { lists.iter().map(|der| crl_to_pem(der)).collect() };
+    let (first, second) = (pem(&lists[..1]), pem(&lists[1..2]));
+    let printed = "Certificate Revocation List (CRL):\n        Version 2 (0x1)\n";
+    for (file, held) in [
+        (format!("{first}{}{second}", ca.to_pem()), &lists[..2]),
+        (format!("{first}{second}").repeat(1_000), &lists[..2]),
+        (format!("{printed}{first}\n{printed}{second}"), &lists[..2]),
+        (format!("\u{feff}{first}"), &lists[..1]),
+        (format!("\u{feff}\r\n{printed}{first}"), &lists[..1]),
+        (pem(&lists[..MAX_LISTS]).repeat(2), &lists[..MAX_LISTS]),
+    ] {
+        assert_eq!(read_crl_file(file.as_bytes()).unwrap(), held, "{file:.200}");
+    }
+    assert_eq!(
+        read_crl_file(pem(&lists).as_bytes()).unwrap_err(),
+        CrlError::TooMany(MAX_LISTS)
+    );
 }
 
 #[test]
