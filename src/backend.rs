@@ -371,12 +371,13 @@ where
             let detail = format!("{} to a request that did not ask for it", head.status);
             return Err(Failure::new(Reason::BackendProtocol, detail));
         }
+        head::check_status(head.status)?;
         head::check_framing(&head.headers)?;
         if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
             head.extensions.insert(NoChallengeLeft);
         }
-        let progress = (!terms.long_poll).then_some(self.settings.progress_timeout);
-        let body = AnswerBody::new(incoming, progress, held);
+        let timeout = self.settings.progress_timeout;
+        let body = AnswerBody::new(incoming, timeout, terms.long_poll, held);
         Ok(Response::from_parts(head, body))
     }
 }

@@ -23,6 +23,9 @@ where
 {
     incoming: hyper::body::Incoming,
     patience: Option<Patience>,
+    progress_timeout: Duration,
+    /// Whether the answer may pause without end.
+    long_poll: bool,
     held: Option<Held<B>>,
 }
 
@@ -40,20 +43,24 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    /// Wraps what hyper reads; `progress` is how long the server may pause, none for a long poll.
+    /// Wraps what hyper reads; `progress_timeout` is how long the server may pause. In the answer to a long poll that
+    /// holds only until the request's body is out.
     pub(super) fn new(
         incoming: hyper::body::Incoming,
-        progress: Option<Duration>,
+        progress_timeout: Duration,
+        long_poll: bool,
         held: Held<B>,
     ) -> Self {
-        let patience = progress.map(|grace| {
-            // No rate is asked for: any byte earns the whole time again.
-            let least_rate = 0;
-            Patience::new(Pace { grace, least_rate })
+        // No rate is asked for: any byte earns the whole time again.
+        let patience = Patience::new(Pace {
+            grace: progress_timeout,
+            least_rate: 0,
         });
         let mut body = Self {
             incoming,
-            patience,
+            patience: Some(patience),
+            progress_timeout,
+            long_poll,
             held: Some(held),
         };
         if body.incoming.is_end_stream() {
@@ -67,6 +74,8 @@ where
         Self {
             incoming,
             patience: None,
+            progress_timeout: Duration::MAX,
+            long_poll: true,
             held: Some(held),
         }
     }
@@ -86,6 +95,27 @@ where
             Home::None => held.lease.retire(),
         }
         drop(held.permit);
+    }
+
+    /// Ready once the server was waited for too long; to be called when it has nothing to offer.
+    fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let loan = self.held.as_ref().and_then(|held| held.loan.as_ref());
+        let upload = || loan.filter(|loan| !loan.is_ended());
+        let Some(patience) = &mut self.patience else {
+            return Poll::Pending;
+        };
+        if self.long_poll && upload().is_none() {
+            return Poll::Pending;
+        }
+        loop {
+            ready!(patience.poll_exhausted(cx));
+            match upload() {
+                Some(upload) if upload.progress().elapsed() < self.progress_timeout => {
+                    patience.progress(0);
+                }
+                Some(_) | None => return Poll::Ready(()),
+            }
+        }
     }
 
     fn fail(&mut self, error: &hyper::Error) -> BodyError {
@@ -108,12 +138,9 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
-            let Some(patience) = &mut this.patience else {
-                return Poll::Pending;
-            };
-            ready!(patience.poll_exhausted(cx));
+            ready!(this.poll_exhausted(cx));
             this.held = None;
-            let detail = "the answer's body made no progress in time";
+            let detail = "neither the answer's body nor the request's made progress in time";
             return Poll::Ready(Some(Err(BodyError::new(Reason::BackendTimeout, detail))));
         };
         Poll::Ready(match frame {

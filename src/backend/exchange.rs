@@ -137,14 +137,14 @@ where
     /// When the head of the answer must have come: counted from the last sign of life of the request. A client of
     /// HTTP/1.1 that leaves while nothing of its body is taken goes unnoticed: what is left of its request ends here.
     fn deadline(&self, started: Instant) -> Option<Instant> {
-        let timeout = self.response_timeout?;
+        let timeout = match self.takes_body() {
+            true => Some(self.progress_timeout),
+            false => self.response_timeout,
+        };
         let sent = self
             .loan
             .map_or(started, |loan| loan.progress().max(started));
-        Some(match self.takes_body() {
-            true => sent + self.progress_timeout,
-            false => sent + timeout,
-        })
+        timeout.map(|timeout| sent + timeout)
     }
 
     /// Whether the server has not had all of the body yet.

@@ -1,7 +1,7 @@
 //! What the head of a request to a backend must look like.
 
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Version, request};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::{Failure, connection_auth};
 use crate::reason::Reason;
@@ -50,6 +50,20 @@ pub(super) fn check_size(head: &request::Parts, limit: usize) -> Result<(), Fail
     }
     let detail = format!("the request head has {size} bytes, at most {limit} are sent");
     Err(Failure::new(Reason::BackendHeadTooLarge, detail))
+}
+
+/// Judges the status of an answer, of which the parser takes any three digits.
+///
+/// # Errors
+/// [`Reason::BackendProtocol`] above 599 (RFC 9110 §15).
+pub(super) fn check_status(status: StatusCode) -> Result<(), Failure> {
+    match status.as_u16() {
+        ..=599 => Ok(()),
+        other => {
+            let detail = format!("the answer has the status {other}, which there is not");
+            Err(Failure::new(Reason::BackendProtocol, detail))
+        }
+    }
 }
 
 /// Judges what an answer says of where its body ends. The parser takes the first of two truths and hands the other on,

@@ -59,7 +59,7 @@ pub struct BackendSettings {
     pub connect_timeout: Duration,
     /// The time from the end of the request to the head of the answer; long polls have none.
     pub response_timeout: Duration,
-    /// The time within which a body must make progress; long polls have none.
+    /// The time within which a body must make progress; the answer to a long poll has none.
     pub progress_timeout: Duration,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,

@@ -133,17 +133,17 @@ impl Meter {
 pub struct Guarded<B> {
     inner: B,
     limit: u64,
-    pace: Option<Patience>,
+    patience: Patience,
     meter: Meter,
 }
 
 impl<B> Guarded<B> {
-    /// Wraps a body of at most `limit` data bytes; without a `pace` its sender may take its time.
-    pub fn new(inner: B, limit: u64, pace: Option<Pace>) -> Self {
+    /// Wraps a body of at most `limit` data bytes that comes at a `pace`.
+    pub fn new(inner: B, limit: u64, pace: Pace) -> Self {
         Self {
             inner,
             limit,
-            pace: pace.map(Patience::new),
+            patience: Patience::new(pace),
             meter: Meter::default(),
         }
     }
@@ -183,10 +183,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
-            let Some(patience) = &mut this.pace else {
-                return Poll::Pending;
-            };
-            ready!(patience.poll_exhausted(cx));
+            ready!(this.patience.poll_exhausted(cx));
             let error =
                 BodyError::new(Reason::ClientTooSlow, "no progress within the time allowed");
             return Poll::Ready(Some(Err(this.fail(error))));
@@ -211,9 +208,7 @@ where
             this.meter.0.ended.store(true, Ordering::Relaxed);
         }
         let data = frame.data_ref().map_or(0, Bytes::len);
-        if let Some(patience) = &mut this.pace {
-            patience.progress(data);
-        }
+        this.patience.progress(data);
         Poll::Ready(Some(this.count(data).map(|()| frame)))
     }
 

@@ -1,12 +1,13 @@
 //! Header hygiene: what is taken out of a message, what is put in, and the names that are ours.
 //!
 //! Identity and forwarding fields of a client never pass, in whatever spelling a server behind us would accept:
-//! names are compared with `_` read as `-`, since CGI and IIS make one of the two.
+//! names are compared with whatever is neither letter nor digit read as `-`, since CGI makes `_` of all of it.
 
 mod from_clients;
 mod origin;
 mod trailers;
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use base64::Engine;
@@ -15,7 +16,6 @@ use bytes::Bytes;
 use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use self::from_clients::matches_dashed;
 pub use self::origin::{
     ClientConnection, FORWARDED, ORIGIN, Origin, REQUEST_ID, RequestId, TRACEPARENT, TRACESTATE,
     continue_trace,
@@ -75,7 +75,7 @@ const NEVER_NOMINATED: &[&str] = &[
 /// §8.2.3). `TE: trailers` is kept.
 pub fn strip_request(headers: &mut HeaderMap) {
     let trailers = trailers::are_wanted(headers);
-    strip(headers, is_unwelcome);
+    strip(headers, from_clients::contains);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -131,7 +131,7 @@ pub fn hide_details(headers: &mut HeaderMap) {
 }
 
 /// Takes out what belongs to one connection, what its `Connection` field nominates (RFC 9110 §7.6.1), and what else is
-/// unwelcome.
+/// unwelcome, in every spelling. A length in another spelling than its own frames nothing here, and goes as well.
 fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
     if headers.contains_key(header::CONNECTION) {
         for name in nominated(headers) {
@@ -140,7 +140,10 @@ fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
     }
     // Mostly there is nothing, and one look at each name finds that out.
     let names = headers.keys();
-    let unwanted = |name: &&HeaderName| is_hop_by_hop(name.as_str()) || unwelcome(name.as_str());
+    let unwanted = |name: &&HeaderName| match dashed(name.as_str()) {
+        Cow::Borrowed(name) => is_hop_by_hop(name) || unwelcome(name),
+        Cow::Owned(name) => is_hop_by_hop(&name) || name == "content-length" || unwelcome(&name),
+    };
     let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
     for name in unwanted {
         headers.remove(name);
@@ -153,7 +156,8 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         text.split(',')
             .filter_map(|token| token.trim().parse().ok())
             .filter(|name: &HeaderName| {
-                !NEVER_NOMINATED.contains(&name.as_str()) && !is_unwelcome(name.as_str())
+                let name = dashed(name.as_str());
+                !NEVER_NOMINATED.contains(&&*name) && !from_clients::contains(&name)
             })
             .collect()
     };
@@ -164,15 +168,13 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-fn is_unwelcome(name: &str) -> bool {
-    from_clients::contains(name) || (name.contains('_') && is_set_with_dashes(name))
-}
-
-/// Names that may come from a client as they are, but not in another spelling.
-fn is_set_with_dashes(name: &str) -> bool {
-    ["content-length", "transfer-encoding"]
-        .iter()
-        .any(|ours| matches_dashed(name, ours))
+/// A name with `-` for every byte that is neither letter nor digit; borrowed if it is so written, as mostly all are.
+fn dashed(name: &str) -> Cow<'_, str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    match name.bytes().all(plain) {
+        true => Cow::Borrowed(name),
+        false => Cow::Owned(name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-")),
+    }
 }
 
 /// The fields in which a refusal says what happened.
@@ -181,7 +183,7 @@ fn is_our_word(name: &str) -> bool {
 }
 
 fn is_our_own(name: &str) -> bool {
-    name.starts_with('o') && matches_dashed(name, "opencmg-*")
+    name.starts_with("opencmg-")
 }
 
 fn join_cookies(headers: &mut HeaderMap) {

@@ -54,6 +54,9 @@ pub(super) struct Activity {
     has_body: AtomicBool,
     upload: Mutex<Option<Meter>>,
     fragment: AtomicBool,
+    /// Whether bytes to the client may belong to an answer, and whether none of them will ever be the server's own again.
+    answering: AtomicBool,
+    switched: AtomicBool,
     winding_up: AtomicBool,
     hang_up: Notify,
     ended: OnceLock<Reason>,
@@ -80,6 +83,8 @@ impl Activity {
             has_body: AtomicBool::new(false),
             upload: Mutex::new(None),
             fragment: AtomicBool::new(false),
+            answering: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
             winding_up: AtomicBool::new(false),
             hang_up: Notify::new(),
             ended: OnceLock::new(),
@@ -136,11 +141,23 @@ impl Activity {
         self.offered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that the stream holds nothing back.
+    /// Notes that neither the stream nor the server above it holds anything back.
     pub(super) fn flushed(&self) {
         if self.is_idle() {
             self.offered.store(self.bytes_sent(), Ordering::Relaxed);
+            self.answering.store(false, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that the connection becomes one of bytes with the answer under way.
+    pub(super) fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether what the server of HTTP/1.1 writes now is its own refusal of a head: every answer that was begun is out,
+    /// to its last byte, and no other protocol has taken the connection over.
+    pub(super) fn is_servers_turn(&self) -> bool {
+        !self.answering.load(Ordering::Relaxed) && !self.switched.load(Ordering::Relaxed)
     }
 
     /// Bytes of answers that the server of the connection holds.
@@ -174,6 +191,7 @@ impl Activity {
     /// Notes the begin of a request, whose head has arrived, and whether a body comes after it.
     pub(super) fn begin(&self, has_body: bool) {
         self.has_body.store(has_body, Ordering::Relaxed);
+        self.answering.store(true, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.head_ms.store(0, Ordering::Relaxed);
     }

@@ -97,7 +97,10 @@ fn checked(authority: Authority) -> Result<Authority, Refusal> {
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
     let address = host.starts_with('[') && host.ends_with(']');
     let rest = &authority.as_str()[host.len().min(authority.as_str().len())..];
-    let port = rest.is_empty() || authority.port_u16().is_some();
+    // RFC 3986 §3.2.3: digits. What parses a number takes a sign before them.
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let numbered = rest.strip_prefix(':').is_some_and(digits) && authority.port_u16().is_some();
+    let port = rest.is_empty() || numbered;
     // A host that is not the start of the authority has user information before it.
     let whole = authority.as_str().starts_with(host) && !authority.as_str().contains('@');
     if host_of(&authority).is_empty() || !(name || address) || !port || !whole {

@@ -73,6 +73,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Leaves what is to go on when the connection has become one of bytes.
     pub(super) fn leave(&self, relay: Box<Relay>) {
+        self.activity.switch();
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = Some(relay);
     }
 

@@ -286,7 +286,19 @@ impl Driver {
             Some(rest) if !self.http2 => rest,
             Some(_) | None => Duration::MAX,
         };
-        next.min(rest).max(Duration::from_millis(1))
+        next.min(rest)
+            .min(self.pending())
+            .max(Duration::from_millis(1))
+    }
+
+    /// How long what has begun already may still take: a head that arrives, an answer that is not taken.
+    fn pending(&self) -> Duration {
+        let (settings, activity) = (&self.shared.settings, &self.peer.activity);
+        let left = |since: Option<Duration>, limit: Duration| {
+            since.map_or(Duration::MAX, |since| limit.saturating_sub(since))
+        };
+        let head = left(activity.head_for(), settings.head_timeout);
+        head.min(left(activity.stalled_for(), settings.send_timeout))
     }
 
     /// How long nothing needs a look at the clock.

@@ -58,6 +58,8 @@ async fn forward(
     mut head: Parts,
     body: Incoming,
 ) -> Result<Response<Payload>, Refusal> {
+    // Taken first: it is this request's, whatever refuses it.
+    let fragment = head.version != Version::HTTP_2 && peer.activity.take_fragment();
     // What costs nothing comes first, so that a flood of nonsense costs nothing.
     check_load(shared)?;
     check_client(peer, exchange)?;
@@ -65,7 +67,7 @@ async fn forward(
     check_fields(shared, &head)?;
     check_framing(&head, exchange.has_body)?;
     let authority = authority::addressed(peer, &head)?;
-    check_target(peer, &head)?;
+    check_target(&head, fragment)?;
     check_expectation(&head.headers)?;
 
     // Only what is published is reachable; the rest is not told apart.
@@ -101,8 +103,8 @@ async fn forward(
     // What: the body within its limit, the header fields cleaned and ours set.
     check_length(&published, &body)?;
     let need = need_of(&published, peer, &mut head, &body);
-    let pace = (!published.endpoint.long_poll).then_some(shared.settings.body_pace);
-    let body = Guarded::new(body, published.endpoint.body_limit, pace);
+    let limit = published.endpoint.body_limit;
+    let body = Guarded::new(body, limit, shared.settings.body_pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
@@ -196,8 +198,8 @@ fn check_framing(head: &Parts, has_body: bool) -> Result<(), Refusal> {
 }
 
 /// The path rule, and for HTTP/1.1 that there was no fragment, which the parser cuts off.
-fn check_target(peer: &Peer, head: &Parts) -> Result<(), Refusal> {
-    let fault = match head.version != Version::HTTP_2 && peer.activity.take_fragment() {
+fn check_target(head: &Parts, fragment: bool) -> Result<(), Refusal> {
+    let fault = match fragment {
         true => Some("a fragment is not part of a request"),
         false => path::check(target(&head.uri)).err().map(|fault| fault.0),
     };

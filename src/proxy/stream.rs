@@ -257,9 +257,9 @@ impl<IO: AsyncWrite + Unpin> Stream<IO> {
     ) -> Option<Poll<io::Result<usize>>> {
         let http1 = self.http1.as_mut()?;
         if http1.instead.is_empty() {
-            // No request has begun, so that it is not a part of an answer.
-            let own = self.activity.is_idle().then(|| bare::reworded(bytes));
-            http1.instead = own.flatten()?;
+            // Only the server's own words: an answer may hold the same bytes, and is the backend's.
+            let own = self.activity.is_servers_turn();
+            http1.instead = own.then(|| bare::reworded(bytes)).flatten()?;
             http1.written = 0;
             // More of the head may be on its way: a close would take the answer away.
             self.activity.leave_unread(true);

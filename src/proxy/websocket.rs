@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use h2::ext::Protocol;
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::{Body as _, Frame};
@@ -60,6 +61,8 @@ impl Opening {
         };
         let accept = websocket::take_key(&mut head.headers)
             .map_err(|fault| Refusal::new(Reason::BadRequest).detail(fault))?;
+        // A length of 0 is that of the GET, and what comes after the 101 has none.
+        head.headers.remove(CONTENT_LENGTH);
         Ok(Some(Self { accept, upgrade }))
     }
 

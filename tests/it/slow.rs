@@ -187,14 +187,18 @@ async fn what_is_slow_before_the_handshake_goes_with_its_reason_and_no_live_requ
     end(world, backends).await;
 }
 
-/// A backend that takes connections and reads nothing.
-async fn deaf() -> (String, Arc<tokio::sync::Mutex<Vec<TcpStream>>>) {
+/// A backend that takes connections and reads nothing; what it says, it says when a request begins.
+async fn deaf(says: &'static str) -> (String, Arc<tokio::sync::Mutex<Vec<TcpStream>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let taken = Arc::<tokio::sync::Mutex<Vec<_>>>::default();
     let keep = taken.clone();
     spawn(async move {
-        while let Ok((tcp, _)) = listener.accept().await {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            if !says.is_empty() {
+                tcp.read_u8().await.unwrap();
+                tcp.write_all(says.as_bytes()).await.unwrap();
+            }
             keep.lock().await.push(tcp);
         }
     });
@@ -210,15 +214,29 @@ fn endless() -> crate::client::Body {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_its_client_abandons_leaves_nothing_behind_a_backend_that_never_reads() {
-    let (url, _taken) = deaf().await;
+    // Over HTTP/2 its leaving is heard at once. Over HTTP/1.1 it stands behind the bytes that nobody takes: there the
+    // backend's time ends it.
+    abandoned("", "", &[true, false]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_to_a_long_poll_ends_as_others_do_if_the_backend_never_reads() {
+    let long_poll = "[[role.endpoint]]\nname = \"CCM_Incoming\"\nlong-poll = true\n";
+    abandoned(long_poll, "", &[false]).await;
+    // Also behind an answer that has begun, which may go on without end.
+    let begun = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n";
+    abandoned(long_poll, begun, &[false]).await;
+}
+
+/// Uploads to a backend that reads nothing end after their clients have gone, whatever version of HTTP those spoke.
+async fn abandoned(endpoints: &str, answer: &'static str, versions: &[bool]) {
+    let (url, _taken) = deaf(answer).await;
     let role = format!(
-        "[[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = \"{url}\"\nprogress-timeout = \"5s\"\n"
+        "[[role]]\nid = \"{MANAGEMENT_POINT}\"\nkind = \"management-point\"\nurl = \"{url}\"\nprogress-timeout = \"5s\"\n{endpoints}"
     );
     let world = Plan::new().connection_point_with(&role).start().await;
     let client = world.client("pc-1");
-    // Over HTTP/2 its leaving is heard at once. Over HTTP/1.1 it stands behind the bytes that nobody takes: there the
-    // backend's time ends it.
-    for h2 in [true, false] {
+    for h2 in versions.iter().copied() {
         let mut started = Vec::new();
         for _ in 0..10 {
             let mut connection = match h2 {
@@ -230,7 +248,9 @@ async fn an_upload_that_its_client_abandons_leaves_nothing_behind_a_backend_that
                 .unwrap();
             let request = client.addressed(request);
             started.push(spawn(async move {
-                let _ = connection.start(request).await;
+                let answer = connection.start(request).await;
+                std::future::pending::<()>().await;
+                drop((answer, connection));
             }));
         }
         let streams = async |wanted: f64| {

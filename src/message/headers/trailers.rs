@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, header};
 
+use super::from_clients;
+
 /// Fields that mean something before the body or not at all (RFC 9110 §6.5.1): framing, routing, authentication,
 /// conditions, control, and what says how the body is to be read. Without those of [`super::is_hop_by_hop`].
 const FORBIDDEN: &[&str] = &[
@@ -48,7 +50,7 @@ pub(super) fn are_wanted(headers: &HeaderMap) -> bool {
 /// merges the section with the head must not learn from it what the head could not say.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     super::strip(trailers, |name| {
-        FORBIDDEN.binary_search(&name).is_ok() || super::is_unwelcome(name)
+        FORBIDDEN.binary_search(&name).is_ok() || from_clients::contains(name)
     });
 }
 

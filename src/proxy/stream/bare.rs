@@ -1,7 +1,7 @@
 //! The parser's own refusals, put into our words.
 //!
-//! The server of HTTP/1.1 answers a head that it cannot parse by itself, with a status and nothing else. No request has
-//! begun then, so that the answer is known by its bytes: every answer of ours from 400 on has a phrase of its own.
+//! The server of HTTP/1.1 answers a head that it cannot parse by itself, with a status and nothing else. What is written
+//! while nothing of an answer is on its way can be nothing else, and which of its refusals it is, its bytes say.
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode};

@@ -195,6 +195,12 @@ async fn an_answer_that_is_no_http_is_a_502() {
         closing("HTTP/1.2 200 OK\r\n\r\n", Refused),
         closing("HTTP/1.1 99 OK\r\n\r\n", Refused),
         closing("HTTP/1.1 2000 OK\r\n\r\n", Refused),
+        get(
+            "HTTP/1.1 599 X\r\nContent-Length: 2\r\n\r\nok",
+            Served(599, "ok"),
+        ),
+        get("HTTP/1.1 600 X\r\nContent-Length: 0\r\n\r\n", Refused),
+        get("HTTP/1.1 999 X\r\nContent-Length: 0\r\n\r\n", Refused),
         closing("HTTP/1.1 OK\r\n\r\n", Refused),
         closing("HTTP/1.1 200 OK\r\nX : 1\r\n\r\n", Refused),
         closing("HTTP/1.1 200 OK\r\nX: 1\r\n 2\r\n\r\n", Refused),

@@ -292,13 +292,17 @@ async fn of_both_lengths_the_chunks_count_and_the_connection_ends_with_the_answe
 #[tokio::test]
 async fn a_lone_lf_in_the_trailers_swallows_what_follows_and_never_becomes_a_request() {
     let (rig, log) = rig().await;
+    let path = mutual("SMS_MP/smuggled");
     for body in ["0\r\n\n", "0\r\nX: 1\n\r\n"] {
-        let head = "Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
-        let case = format!("{}{}", post(&format!("{head}{body}")), next());
+        // The connection goes on, so that a request could follow.
+        let smuggled = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        let head = "Transfer-Encoding: chunked\r\n\r\n";
+        let case = format!("{}{smuggled}{}", post(&format!("{head}{body}")), next());
         let said = talk(&rig.client(), case.as_bytes()).await;
-        assert_eq!(statuses(&said), [200], "{body:?}");
+        assert_eq!(statuses(&said), [200, 200], "{body:?}: {said:?}");
         let targets: Vec<_> = log.take().into_iter().map(|seen| seen.target).collect();
-        assert_eq!(targets, [mutual("CCM_System/request")]);
+        let wanted = [mutual("CCM_System/request"), mutual("SMS_MP/next")];
+        assert_eq!(targets, wanted, "{body:?}");
     }
     rig.finish().await;
 }

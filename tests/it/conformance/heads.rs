@@ -1,7 +1,18 @@
 //! Request lines, field lines and methods.
 
-use super::talk::{Log, statuses, talk};
-use crate::gateway::rig::{HOST, Plan, Rig, mutual};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderValue, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use opencmg::message::body::BodyError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::talk::{BARE, Log, hear, statuses, talk};
+use crate::gateway::rig::{HOST, Plan, Rig, answering, mutual};
 
 async fn rig() -> (Rig, Log) {
     let log = Log::default();
@@ -195,6 +206,67 @@ async fn a_method_keeps_its_case_and_passes_only_where_it_is_listed() {
         let forwarded = log.take();
         let methods: Vec<_> = forwarded.iter().map(|seen| seen.method.as_str()).collect();
         assert_eq!(methods, [method][..usize::from(status == 200)]);
+    }
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_like_a_refusal_of_the_parser_comes_byte_for_byte() {
+    let first_seen = Arc::new(Notify::new());
+    let mut plan = Plan::new();
+    let seen = first_seen.clone();
+    plan.handler = answering(move |incoming| {
+        let seen = seen.clone();
+        async move {
+            let piece = |text: &'static str| Frame::data(Bytes::from_static(text.as_bytes()));
+            let first = futures_util::stream::iter([Ok::<_, BodyError>(piece("first"))]);
+            let last = futures_util::stream::once(async move {
+                seen.notified().await;
+                Ok(piece(BARE))
+            });
+            let mut answer = Response::new(StreamBody::new(first.chain(Box::pin(last))));
+            let length = HeaderValue::from("first".len() + BARE.len());
+            answer.headers_mut().insert("content-length", length);
+            let _ = incoming.respond.send(answer).await;
+        }
+    });
+    let rig = plan.start().await;
+    let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
+    let path = mutual("SMS_MP/x");
+    let good = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    tls.write_all(good.as_bytes()).await.unwrap();
+    let mut begin = Vec::new();
+    while !begin.ends_with(b"first") {
+        begin.push(tls.read_u8().await.unwrap());
+    }
+    first_seen.notify_one();
+    let mut last = vec![0; BARE.len()];
+    tls.read_exact(&mut last).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&last), BARE);
+    // Once the answer is out, a refusal of the parser is in our words.
+    tls.write_all(b"GET / HTTP/1.1\r\nno field\r\n\r\n")
+        .await
+        .unwrap();
+    let said = hear(&mut tls, false).await;
+    assert_eq!(statuses(&said), [400], "{said:?}");
+    assert_eq!(said[0].phrase, "CMGService_BadRequest");
+    drop(tls);
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_parser_behind_an_answer_comes_after_it_and_in_our_words() {
+    let (rig, log) = rig().await;
+    // In one read with the request before it, and with two of them.
+    for requests in 1..3 {
+        let good = format!("GET {} HTTP/1.1\r\nHost: {HOST}\r\n\r\n", path()).repeat(requests);
+        let bad = "GET / HTTP/1.1\r\nno field\r\n\r\n";
+        let said = talk(&rig.client(), format!("{good}{bad}").as_bytes()).await;
+        assert_eq!(statuses(&said)[..requests], vec![200; requests], "{said:?}");
+        assert!(said[..requests].iter().all(|said| said.text() == "ok"));
+        let refused: Vec<_> = said[requests..].iter().map(|said| &said.phrase).collect();
+        assert_eq!(refused, ["CMGService_BadRequest"], "{said:?}");
+        assert_eq!(log.take().len(), requests);
     }
     rig.finish().await;
 }

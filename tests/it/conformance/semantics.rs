@@ -56,7 +56,9 @@ async fn fields_of_one_hop_end_there_in_both_directions() {
     let said = ask(
         &world,
         "Connection: x-hop, keep-alive\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nProxy-Authorization: Basic x\r\n\
-         Proxy-Connection: x\r\nUpgrade: websocket\r\nHTTP2-Settings: x\r\nTE: gzip;q=1, trailers\r\nX-Kept: 1\r\n",
+         Proxy-Connection: x\r\nUpgrade: websocket\r\nHTTP2-Settings: x\r\nProxy_Authorization: Basic x\r\n\
+         Keep_Alive: 5\r\nProxy.Connection: x\r\nTransfer.Encoding: chunked\r\nX.Forwarded.For: 192.0.2.9\r\n\
+         X!Forwarded!For: 192.0.2.9\r\nTE: gzip;q=1, trailers\r\nX-Kept: 1\r\n",
     )
     .await;
     assert_eq!(said.text(), "ok");
@@ -88,6 +90,12 @@ async fn fields_of_one_hop_end_there_in_both_directions() {
         "proxy-connection",
         "upgrade",
         "http2-settings",
+        "proxy_authorization",
+        "keep_alive",
+        "proxy.connection",
+        "transfer.encoding",
+        "x.forwarded.for",
+        "x!forwarded!for",
         "gzip",
     ] {
         assert!(!head.contains(&format!("\r\n{gone}")), "{gone}: {head}");

@@ -13,6 +13,10 @@ use crate::gateway::rig::{Handler, answering, body};
 /// How long a gateway that should close may take.
 const LONG: Duration = Duration::from_secs(10);
 
+/// What the server of HTTP/1.1 writes by itself where it can make nothing of a head.
+pub const BARE: &str = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\
+                        date: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n";
+
 /// One answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Said {

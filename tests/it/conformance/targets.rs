@@ -90,6 +90,10 @@ async fn a_request_is_for_the_one_host_and_scheme_of_its_connection() {
         (format!("GET {path}"), "", BAD_HOST),
         (format!("GET {path}"), "gw.opencmg.test:", BAD_HOST),
         (format!("GET {path}"), "gw.opencmg.test:x", BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:+443", BAD_HOST),
+        (format!("GET https://{HOST}:+443{path}"), HOST, BAD_HOST),
+        (format!("GET {path}"), "gw.opencmg.test:65536", BAD_HOST),
+        (format!("GET {path}"), "gw.\u{f6}pencmg.test", BAD_HOST),
         (
             format!("GET {path}"),
             "gw.opencmg.test, gw.opencmg.test",
@@ -153,15 +157,18 @@ async fn a_fragment_in_a_later_request_of_a_connection_is_seen_and_forgotten_aga
     let rig = plan.start().await;
     let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
     let path = mutual("CCM_System/request");
-    for (target, body, status) in [
-        (path.clone(), "a#b", 200),
-        (format!("{path}#x"), "", 400),
-        (path.clone(), "#", 200),
+    for (target, host, body, status) in [
+        (path.clone(), HOST, "a#b", 200),
+        (format!("{path}#x"), HOST, "", 400),
+        (path.clone(), HOST, "#", 200),
+        // Refused for something else before the fragment is judged.
+        (format!("{path}#x"), ROOT_HOST, "", 421),
+        (path.clone(), HOST, "", 200),
     ] {
         use tokio::io::AsyncWriteExt;
         let length = body.len();
         let head = format!(
-            "POST {target} HTTP/1.1\r\nHost: {HOST}\r\nX: #\r\nContent-Length: {length}\r\n\r\n{body}"
+            "POST {target} HTTP/1.1\r\nHost: {host}\r\nX: #\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         tls.write_all(head.as_bytes()).await.unwrap();
         assert_eq!(super::talk::one(&mut tls).await.status, status, "{target}");

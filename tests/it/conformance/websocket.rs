@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
 
-use super::talk::{Said, one};
+use super::talk::{BARE, Said, one};
 use crate::backend_servers::{Raw, Wire};
 use crate::client::spawn;
 use crate::world::{Plan, ROOT_HOST, WEB, World, eventually, within};
@@ -127,7 +127,10 @@ async fn a_websocket_goes_through_with_a_key_of_its_own_on_each_leg() {
     // What is said before the 101 waits for it.
     let early = format!(
         "{}early",
-        opening("/app/x?y=1", "TE: trailers\r\nCookie: a=b\r\n")
+        opening(
+            "/app/x?y=1",
+            "TE: trailers\r\nCookie: a=b\r\nContent-Length: 0\r\n"
+        )
     );
     tls.write_all(early.as_bytes()).await.unwrap();
     let mut backend = next(&mut asked).await;
@@ -174,6 +177,17 @@ async fn a_websocket_goes_through_with_a_key_of_its_own_on_each_leg() {
     let read = wire.read_exact(&mut ping);
     within(LONG, "the ping", read).await.unwrap();
     assert_eq!(&ping, b"\x89\x80GET / HTTP/1.1\r\n\r\n");
+    drop(tls);
+    ends(&mut wire).await;
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_websocket_says_is_never_taken_for_a_refusal_of_the_parser() {
+    let (world, mut asked, _backend) = world("").await;
+    let (mut tls, mut wire) = open(&world, &mut asked).await;
+    wire.write_all(BARE.as_bytes()).await.unwrap();
+    says(&mut tls, BARE).await;
     drop(tls);
     ends(&mut wire).await;
     world.finish().await;

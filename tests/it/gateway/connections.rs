@@ -1,11 +1,14 @@
 //! Accepting: PROXY protocol, limits, time-outs, idle connections.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use opencmg::gateway::Settings;
 use opencmg::units::Network;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::rig::{HOST, Plan, Rig, mutual, seen, server};
 use crate::client::get;
@@ -233,6 +236,46 @@ async fn a_request_head_that_drips_is_given_up() {
     within(LONG, "the gateway closes", drip).await;
     rig.counts("opencmg_connections_refused_total", "client-too-slow", 1.0)
         .await;
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_head_has_its_time_and_not_twice_as_much() {
+    let time = Duration::from_secs(3);
+    let rig = rig(|settings| settings.proxy.head_timeout = time).await;
+    let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
+    let began = Instant::now();
+    tls.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    let _ = within(LONG, "the gateway closes", tls.read_to_end(&mut rest)).await;
+    let waited = began.elapsed();
+    assert!((time..time * 3 / 2).contains(&waited), "{waited:?}");
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_renegotiates_is_refused() {
+    let rig = Plan::new().start().await;
+    let address = rig.addresses.client[0].to_string();
+    let renegotiate = move || {
+        let mut command = Command::new("timeout");
+        command.args(["30", "openssl", "s_client", "-tls1_2", "-servername", HOST]);
+        command.args(["-connect", &address]).stdin(Stdio::piped());
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = piped.spawn().expect("openssl is installed");
+        // A line of this letter asks for it; the end of the lines would end the client before the answer.
+        let mut lines = client.stdin.take().unwrap();
+        lines.write_all(b"R\n").unwrap();
+        let out = client.wait_with_output().unwrap();
+        drop(lines);
+        [out.stdout, out.stderr].concat()
+    };
+    let heard = tokio::task::spawn_blocking(renegotiate);
+    let heard = within(2 * LONG, "openssl gives up", heard).await.unwrap();
+    let heard = String::from_utf8_lossy(&heard);
+    assert!(heard.contains("RENEGOTIATING"), "{heard}");
+    assert!(heard.contains("no renegotiation"), "{heard}");
+    assert_eq!(rig.client().get(&mutual("SMS_MP/x")).await.status, 200);
     rig.finish().await;
 }
 

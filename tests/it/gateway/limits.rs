@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::raw;
-use super::rig::{HOST, Plan, answering, body, mutual, seen, server};
+use super::rig::{HOST, Plan, Rig, answering, body, mutual, seen, server};
 use crate::client::{full, get};
 use crate::world::{eventually, now, within};
 
@@ -146,14 +146,19 @@ async fn too_many_requests_at_once_are_told_to_come_again() {
     rig.finish().await;
 }
 
-#[tokio::test]
-async fn a_body_that_makes_no_progress_is_given_up_and_one_that_drips_fast_enough_is_not() {
+/// A gateway that waits 300 ms for a body, and longer for one that comes at 100 B/s.
+async fn impatient() -> Rig {
     let mut plan = Plan::new();
     plan.settings.proxy.body_pace = Pace {
         grace: Duration::from_millis(300),
         least_rate: 100,
     };
-    let rig = plan.start().await;
+    plan.start().await
+}
+
+#[tokio::test]
+async fn a_body_that_makes_no_progress_is_given_up_and_one_that_drips_fast_enough_is_not() {
+    let rig = impatient().await;
     let post = format!(
         "POST {} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000\r\n\r\nx",
         mutual("CCM_System/request")
@@ -185,6 +190,27 @@ async fn a_body_that_makes_no_progress_is_given_up_and_one_that_drips_fast_enoug
         .await
         .unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
+    rig.finish().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_may_wait_without_end_and_its_body_may_not() {
+    let rig = impatient().await;
+    let client = rig.client();
+    for h2 in [false, true] {
+        let mut connection = match h2 {
+            true => client.connect_h2().await.unwrap(),
+            false => client.connect().await.unwrap(),
+        };
+        let begun = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"x")))]);
+        let body = http_body_util::StreamBody::new(begun.chain(futures_util::stream::pending()));
+        let request = Request::post(mutual("BGB/x")).body(BodyExt::boxed(body));
+        let answer = connection.start(client.addressed(request.unwrap()));
+        let answer = within(LONG, "the body is given up", answer).await.unwrap();
+        assert_eq!(answer.status(), 408, "HTTP/2 {h2}");
+    }
+    rig.counts("opencmg_request_failures_total", "client-too-slow", 2.0)
+        .await;
     rig.finish().await;
 }
 
@@ -347,7 +373,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
 }
 
 /// Asks for a large answer and takes 64 KiB of it every 50 ms, 2 MiB in all; returns how many bytes came.
-async fn take_slowly(rig: &super::rig::Rig) -> usize {
+async fn take_slowly(rig: &Rig) -> usize {
     let mut tls = rig.client().tls(&[b"http/1.1"]).await.unwrap();
     let tcp = socket2::SockRef::from(tls.get_ref().0);
     tcp.set_recv_buffer_size(32 << 10).unwrap();
