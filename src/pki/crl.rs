@@ -5,14 +5,12 @@
 //! [`CrlError::is_skipped`]: they are passed over, not choked on.
 
 mod error;
+mod file;
 mod parse;
 mod set;
 
-use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 
-use rustls_pki_types::pem::{PemObject, SectionKind};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use webpki::ALL_VERIFICATION_ALGS;
@@ -23,6 +21,7 @@ use super::{Certificate, Serial};
 use parse::Parsed;
 
 pub use error::CrlError;
+pub use file::read_crl_file;
 pub use set::{CrlSet, Listed};
 
 /// Which CA signs: a hash over its name and its public key, since a CA that is renewed with a new key keeps its name, and
@@ -179,46 +178,6 @@ impl Crl {
             self.issuer,
             print_time(self.this_update)
         )
-    }
-}
-
-/// How many lists a file may hold: each costs a signature, and is told of.
-const MAX_LISTS: usize = 256;
-
-/// The lists in a file: PEM with any number of them up to 256, each once, or DER with one. Text before and between PEM is
-/// passed over.
-///
-/// # Errors
-/// What the file is instead, as far as it can be told.
-pub fn read_crl_file(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, CrlError> {
-    // Of editors on Windows, before text.
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    match bytes.trim_ascii_start().first() {
-        None => return Err(CrlError::Empty),
-        Some(b'<') => return Err(CrlError::Html),
-        Some(&SEQUENCE) if bytes[0] == SEQUENCE => return Ok(vec![Cow::Borrowed(bytes)]),
-        Some(_) => {}
-    }
-    let (mut lists, mut seen, mut has_certificate) = (Vec::new(), HashSet::new(), false);
-    for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(bytes) {
-        match section.map_err(|error| CrlError::Malformed(error.to_string()))? {
-            (SectionKind::Crl, der) => {
-                if !seen.insert(Sha256::digest(&der)) {
-                    continue;
-                }
-                if lists.len() == MAX_LISTS {
-                    return Err(CrlError::TooMany(MAX_LISTS));
-                }
-                lists.push(Cow::Owned(der));
-            }
-            (SectionKind::Certificate, _) => has_certificate = true,
-            _ => {}
-        }
-    }
-    match (lists.is_empty(), has_certificate) {
-        (false, _) => Ok(lists),
-        (true, true) => Err(CrlError::Certificate),
-        (true, false) => Err(CrlError::NotACrl),
     }
 }
 

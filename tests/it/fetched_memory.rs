@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::get;
 use crate::publisher::Publisher;
-use crate::world::{Plan, eventually, mp_list};
+use crate::world::{Plan, World, eventually, mp_list};
 
 /// As many as leave one fetch to a good list.
 const ENDLESS: usize = 7;
@@ -68,6 +68,17 @@ impl Drop for Endless {
     }
 }
 
+impl World {
+    /// Makes the gateway fetch CRLs.
+    fn fetch(&self, urls: &[String]) {
+        let lines =
+            format!("[trust.revocation]\nallow-addresses = [\"127.0.0.0/8\"]\nurls = {urls:?}\n");
+        let file = self.dir.path().join("service/service.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replacen("[trust.revocation]\n", &lines, 1)).unwrap();
+    }
+}
+
 async fn send(tcp: &mut TcpStream) -> std::io::Result<()> {
     let mut head = [0; 1024];
     let _ = tcp.read(&mut head).await?;
@@ -96,12 +107,8 @@ async fn endless_crls_take_the_memory_of_one_and_hold_up_no_small_one() {
     publisher.publish("/two.crl", &list);
     let urls = (0..ENDLESS).map(|index| format!("http://{}/{index}", endless.address));
     let urls: Vec<_> = urls.chain([publisher.url("/two.crl")]).collect();
-    let lines =
-        format!("[trust.revocation]\nallow-addresses = [\"127.0.0.0/8\"]\nurls = {urls:?}\n");
     let before = gateway.memory_kib("VmHWM");
-    let file = world.dir.path().join("service/service.toml");
-    let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replacen("[trust.revocation]\n", &lines, 1)).unwrap();
+    world.fetch(&urls);
 
     eventually("all but one are given up for now", async || {
         let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
@@ -117,6 +124,27 @@ async fn endless_crls_take_the_memory_of_one_and_hold_up_no_small_one() {
     let took = (gateway.memory_kib("VmHWM") - before) as usize * 1024;
     let bound = SENT + ENDLESS * 8 * MIB + 32 * MIB;
     assert!(took < bound, "{} MiB", took / MIB);
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_crl_as_pem_takes_no_more_than_itself_twice() {
+    let backend = BuiltIn::management_point(Options::default()).await.unwrap();
+    let publisher = Publisher::start().await;
+    let world = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .start()
+        .await;
+    let gateway = &world.gateways[0];
+    let text = "MIIBMIIBMIIBMIIB\n".repeat(64 * MIB / 17);
+    let pem = format!("-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n");
+    publisher.publish("/large.crl", pem.as_bytes());
+    let before = gateway.memory_kib("VmHWM");
+    world.fetch(&[publisher.url("/large.crl")]);
+    gateway.says("/large.crl is not a well-formed CRL").await;
+    let took = (gateway.memory_kib("VmHWM") - before) as usize * 1024;
+    assert!(took < 2 * pem.len(), "{} MiB", took / MIB);
     world.finish().await;
     backend.stop().await;
 }

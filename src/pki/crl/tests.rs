@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::file::MAX_LISTS;
 use super::*;
 use crate::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, crl_to_pem};
 
@@ -237,6 +238,49 @@ fn the_lists_of_a_file_are_read_each_once_whatever_stands_around_them() {
 }
 
 #[test]
+fn a_list_as_pem_is_read_whole_or_not_at_all() {
+    let ca = authority(KeyAlgorithm::EcdsaP256);
+    for entries in 500..510 {
+        let serials: Vec<_> = (0..entries)
+            .map(|serial| format!("01{serial:08x}"))
+            .collect();
+        let serials: Vec<_> = serials.iter().map(String::as_str).collect();
+        let der = ca.revoke(&list(1, &serials)).unwrap();
+        let pem = crl_to_pem(&der);
+        let one_line: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let one_line = format!("-----BEGIN X509 CRL-----\n{one_line}\n-----END X509 CRL-----");
+        for pem in [pem.replace('\n', "\r\n"), pem, one_line] {
+            assert_eq!(read_crl_file(pem.as_bytes()).unwrap(), [&der[..]]);
+        }
+    }
+    // The padding ends a piece that is decoded.
+    let padded = format!("{}\n\n\nQQ==\n{}", "MIIB".repeat(1022), "QUJD".repeat(9));
+    for (inside, end, said) in [
+        ("QUJD", "", "a section has no end"),
+        (
+            "QUJD",
+            "-----END CERTIFICATE-----",
+            "a section does not end as it begins",
+        ),
+        ("QUJ*", "-----END X509 CRL-----", "nvalid"),
+        ("QUJ", "-----END X509 CRL-----", "nvalid"),
+        (
+            &padded,
+            "-----END X509 CRL-----",
+            "text follows its padding",
+        ),
+    ] {
+        let file = format!("-----BEGIN X509 CRL-----\n{inside}\n{end}\n");
+        let error = read_crl_file(file.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("is not a well-formed CRL: its PEM cannot be read: "),
+            "{error}"
+        );
+        assert!(error.contains(said), "{error}");
+    }
+}
+
+#[test]
 fn lists_that_do_not_speak_of_all_certificates_are_skipped() {
     let delta = fault_with(&extension(&[0x55, 0x1d, 0x1b], true, &element(0x02, &[1])));
     assert!(delta.is_skipped(), "{delta}");
@@ -381,6 +425,11 @@ proptest! {
         static DER: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
             authority(KeyAlgorithm::EcdsaP256).revoke(&list(1, &["0a", "0b"])).unwrap()
         });
+        let mut pem = crl_to_pem(&DER).into_bytes();
+        let place = at % pem.len();
+        pem[place] = byte;
+        pem.truncate(cut.max(place + 1));
+        let _ = read_crl_file(&pem);
         let mut der = DER.clone();
         let at = at % der.len();
         der[at] = byte;
