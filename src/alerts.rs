@@ -106,7 +106,7 @@ impl Use {
 pub struct Expiring {
     /// What it is for.
     pub r#use: Use,
-    /// What to call it: a subject or an issuer, with its quotes.
+    /// What to call it: a subject or an issuer, with its quotes; of a list, with its key.
     pub name: String,
     /// The last instant at which it is good.
     pub ends: UnixTime,
@@ -123,11 +123,12 @@ impl Expiring {
         })
     }
 
-    /// A list of revoked certificates.
+    /// A list of revoked certificates. Its name has the key that signed it, since a CA that was renewed with a new key has
+    /// two lists, of which each ends for itself.
     pub fn crl(crl: &Crl) -> Self {
         Self {
             r#use: Use::Crl,
-            name: format!("\"{}\"", crl.issuer()),
+            name: format!("\"{}\" (key {})", crl.issuer(), crl.issuer_key().short()),
             ends: crl.next_update(),
         }
     }

@@ -25,7 +25,7 @@ pub enum Role {
 /// Tells a file's role by its tables.
 ///
 /// # Errors
-/// One problem, if the file cannot be read, is not TOML or has neither table.
+/// One problem, if the file cannot be read, is not TOML or has neither table; a service definition is named as what it is.
 pub fn role_of(path: &Path) -> Result<Role, Problem> {
     let text = std::fs::read_to_string(path);
     let table = text.ok().and_then(|text| text.parse::<toml::Table>().ok());
@@ -33,17 +33,27 @@ pub fn role_of(path: &Path) -> Result<Role, Problem> {
         // The loader words what is wrong with a file that cannot be read or parsed.
         return Source::load(path).map(|_| Role::Gateway);
     };
-    if table.contains_key("connection-point") {
+    // A service definition has a list of connection points.
+    if table
+        .get("connection-point")
+        .is_some_and(toml::Value::is_table)
+    {
         return Ok(Role::ConnectionPoint);
     }
     if table.contains_key("gateway") {
         return Ok(Role::Gateway);
     }
+    let of_service = ["connection-points", "connection-point", "certificate"];
+    let what = match of_service.iter().any(|key| table.contains_key(*key)) {
+        true => {
+            "is a service definition, which configures no process (the gateway.toml of a gateway that serves it is needed)"
+        }
+        false => "configures neither role (a [gateway] or a [connection-point] table is needed)",
+    };
     Err(Problem {
         file: path.display().to_string(),
         key: String::new(),
-        what: "configures neither role (a [gateway] or a [connection-point] table is needed)"
-            .to_owned(),
+        what: what.to_owned(),
     })
 }
 

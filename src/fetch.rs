@@ -3,9 +3,10 @@
 //! One `GET` at a time over plain HTTP: a CRL is signed, and one that needed TLS could not be had before a CRL. The name of
 //! a server is resolved once and the connection is made to an address of that answer, so that a name cannot mean one thing
 //! when it is judged and another when it is dialled; the same at each redirect. Addresses inside the network are refused
-//! unless they are allowed. Time and size are bounded. Rank 3.
+//! unless they are allowed. Time and size are bounded, and the memory of all bodies together. Rank 3.
 
 mod address;
+mod body;
 mod error;
 mod url;
 
@@ -13,15 +14,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body as _, Incoming};
+use http_body_util::Empty;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use self::body::Room;
 use crate::units::Network;
 
+pub use body::Body;
 pub use error::FetchError;
 pub use url::Url;
 
@@ -72,7 +75,7 @@ pub enum Fetched {
     /// Another body.
     Changed {
         /// The body, whole.
-        body: Vec<u8>,
+        body: Body,
         /// What to ask with next time.
         validators: Validators,
     },
@@ -80,14 +83,35 @@ pub enum Fetched {
 
 /// Fetches a URL, or learns that what is known of it still holds.
 ///
+/// A large body waits, for at most as long as a fetch may take, until no other large one is held, and is then asked for
+/// once more.
+///
 /// # Errors
 /// Why it cannot be had, as the end of a sentence that begins with the URL.
 ///
 /// # Cancel safety
 /// Dropping the future ends the fetch.
 pub async fn get(limits: &Limits, url: &str, known: &Validators) -> Result<Fetched, FetchError> {
+    let mut room = Room::default();
+    match in_time(limits, url, known, &mut room).await {
+        // Its connection is gone: what waits holds nothing, and its server is not kept waiting with it.
+        Err(FetchError::Crowded(_)) => {}
+        outcome => return outcome,
+    }
+    let crowded = FetchError::Crowded(limits.timeout);
+    let turn = timeout(limits.timeout, room.wait());
+    turn.await.map_err(|_| crowded)?;
+    in_time(limits, url, known, &mut room).await
+}
+
+async fn in_time(
+    limits: &Limits,
+    url: &str,
+    known: &Validators,
+    room: &mut Room,
+) -> Result<Fetched, FetchError> {
     let slow = FetchError::Slow(limits.timeout);
-    let followed = timeout(limits.timeout, follow(limits, url, known));
+    let followed = timeout(limits.timeout, follow(limits, url, known, room));
     followed.await.unwrap_or(Err(slow))
 }
 
@@ -96,10 +120,15 @@ enum Step {
     Elsewhere(String),
 }
 
-async fn follow(limits: &Limits, url: &str, known: &Validators) -> Result<Fetched, FetchError> {
+async fn follow(
+    limits: &Limits,
+    url: &str,
+    known: &Validators,
+    room: &mut Room,
+) -> Result<Fetched, FetchError> {
     let mut url = Url::parse(url)?;
     for _ in 0..=MAX_REDIRECTS {
-        match step(limits, &url, known).await? {
+        match step(limits, &url, known, room).await? {
             Step::Done(fetched) => return Ok(fetched),
             Step::Elsewhere(location) => url = url.follow(&location)?,
         }
@@ -108,7 +137,12 @@ async fn follow(limits: &Limits, url: &str, known: &Validators) -> Result<Fetche
 }
 
 /// One request on one connection.
-async fn step(limits: &Limits, url: &Url, known: &Validators) -> Result<Step, FetchError> {
+async fn step(
+    limits: &Limits,
+    url: &Url,
+    known: &Validators,
+    room: &mut Room,
+) -> Result<Step, FetchError> {
     let tcp = connect(limits, url).await?;
     let broken = |error: hyper::Error| FetchError::Broken(words_of(&error));
     let handshake = http1::Builder::new()
@@ -118,7 +152,7 @@ async fn step(limits: &Limits, url: &Url, known: &Validators) -> Result<Step, Fe
     let request = request(url, known, limits.proxy.is_some())?;
     let exchange = async move {
         let response = sender.send_request(request).await.map_err(broken)?;
-        judge(response, limits).await
+        judge(response, limits, room).await
     };
     // The connection is driven beside the exchange, in this task, and ends with it.
     let mut connection = std::pin::pin!(connection);
@@ -180,7 +214,11 @@ fn request(
     request.map_err(|error| FetchError::Url(url.to_string(), error.to_string()))
 }
 
-async fn judge(response: Response<Incoming>, limits: &Limits) -> Result<Step, FetchError> {
+async fn judge(
+    response: Response<Incoming>,
+    limits: &Limits,
+    room: &mut Room,
+) -> Result<Step, FetchError> {
     let (head, body) = response.into_parts();
     match head.status {
         StatusCode::OK => {}
@@ -199,26 +237,8 @@ async fn judge(response: Response<Incoming>, limits: &Limits) -> Result<Step, Fe
         etag: text(&head.headers, &header::ETAG),
         last_modified: text(&head.headers, &header::LAST_MODIFIED),
     };
-    let body = read(body, limits.max_bytes).await?;
+    let body = body::read(body, limits, room).await?;
     Ok(Step::Done(Fetched::Changed { body, validators }))
-}
-
-async fn read(mut body: Incoming, max_bytes: u64) -> Result<Vec<u8>, FetchError> {
-    let announced = body.size_hint().lower();
-    if announced > max_bytes {
-        return Err(FetchError::TooLarge(max_bytes));
-    }
-    let mut bytes = Vec::with_capacity(usize::try_from(announced).unwrap_or(0));
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| FetchError::Broken(words_of(&error)))?;
-        if let Ok(data) = frame.into_data() {
-            if (bytes.len() + data.len()) as u64 > max_bytes {
-                return Err(FetchError::TooLarge(max_bytes));
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
 }
 
 fn text(fields: &HeaderMap, name: &HeaderName) -> Option<String> {

@@ -316,7 +316,11 @@ impl Core {
             let now = UnixTime::now();
             self.clients.recheck_expired(now);
             self.connection_points.recheck_expired(now);
-            stale.tell(self.clients.revocation().crls(), now);
+            let revocation = self.clients.revocation();
+            stale.tell(revocation.crls(), now);
+            if revocation.crls().is_due(now) {
+                self.apply_due().await;
+            }
         }
     }
 
@@ -328,6 +332,7 @@ impl Core {
             return Err(vec![fault.to_owned()]);
         }
         let built = Built::build(&definition, &self.metrics)?;
+        let definition = revocation::with_what_stays(definition, &current, UnixTime::now());
         // Sessions and tickets of names that stay as they are outlive the change.
         let tls = (definition.tls != current.tls)
             .then(|| self.listener.tls().rebuild(&definition.tls))

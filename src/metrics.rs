@@ -93,7 +93,7 @@ families! {
     crl_due: Gauges<ByIssuer> = "crl_next_update_seconds", Family::default(), "When a CRL in force goes stale, in seconds since 1970-01-01 UTC, by issuer and key.";
     crl_entries: Gauges<ByIssuer> = "crl_entries", Family::default(), "How many certificates a CRL in force revokes, by issuer and key.";
     crl_fetches: Counters<ByFetch> = "crl_fetches", Family::default(), "Attempts to fetch a CRL, by outcome.";
-    crl_fetches_failing: Gauge = "crl_fetches_failing", Gauge::default(), "Places of CRLs of which the last attempt failed.";
+    crl_fetches_failing: Family<ByIssuer, Gauge> = "crl_fetches_failing", Family::default(), "Places of CRLs of which the last attempt failed, by issuer and key; without a label where no list ever told.";
     certificate_expiry: Gauges<ByCertificate> = "certificate_expiry_seconds", Family::default(), "When a configured certificate ends, in seconds since 1970-01-01 UTC, by use and name.";
     expiry_alert: Gauges<ByCertificate> = "expiry_alert_days", Family::default(), "The last of 30, 14, 7 and 1 days before its end that a configured certificate has reached, by use and name; 0 once it, or a CRL, has ended. Absent before.";
     reloads: Counters<ByReload> = "reloads", Family::default(), "Reloads of the service definition or a configuration, by outcome.";

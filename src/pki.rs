@@ -28,6 +28,7 @@ pub use error::PkiError;
 pub use explain::{Check, Explanation, Link, Origin, leaf_first};
 pub use fault::{CertificateFault, weakness};
 pub use key_pair::{KeyPair, load_pem};
+pub use link::leads_to;
 pub use name::print_time;
 pub use path::{Anchors, Hints, Limits, Path, Usage};
 pub use pfx::{load_pfx, read_pfx_certificates};

@@ -10,7 +10,7 @@ mod schedule;
 mod settings;
 mod target;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -18,13 +18,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::cache::Cache;
 use self::target::Target;
 use crate::fetch::Limits;
 use crate::metrics::Metrics;
-use crate::pki::{CertificateDer, Crl, IssuerKey, UnixTime, Wanted};
+use crate::pki::{CertificateDer, Crl, IssuerKey, UnixTime, Wanted, leads_to};
 use crate::tasks::Tasks;
 
 pub use self::settings::{Local, Settings};
@@ -32,6 +32,9 @@ pub use self::target::TargetView;
 
 /// How many places are fetched from. A company has a handful of CAs; what is beyond is a mistake, or somebody's.
 const MAX_TARGETS: usize = 256;
+
+/// How many places of one CA: its certificates name one or two, and what one names may not crowd out the others.
+const MAX_OF_ISSUER: usize = 16;
 
 /// How many fetches run at once: each may hold a list in memory.
 const FETCHES: usize = 8;
@@ -123,7 +126,15 @@ impl Refresher {
             Some(_) => settings.fetches() && settings.discover,
         };
         let mut targets = shared.targets();
-        targets.retain(|key, target| is_kept(key) || target.end());
+        let trusted = trusted(&targets, &shared.authorities.load());
+        targets.retain(|key, target| {
+            let is_trusted = key.issuer.is_none() || trusted.contains(key);
+            if !is_trusted && settings.fetches() {
+                shared.cache.forget(target);
+            }
+            // One without a place waits for what the settings may bring now.
+            (is_kept(key) && is_trusted && target.has_place()) || target.end()
+        });
         drop(targets);
         shared.count_failing();
         if !settings.fetches() {
@@ -136,24 +147,28 @@ impl Refresher {
             self.add(Target::of_settings(url));
         }
         for wanted in configured.wanted {
-            self.want(wanted);
+            // Whose list a file brings needs no place.
+            if wanted.urls.iter().any(is_http) {
+                self.want(wanted);
+            }
         }
     }
 
     /// Takes up a list that a path lacks. Does not wait.
     pub fn want(&self, wanted: Wanted) {
-        if !self.0.settings.load().discover || !self.0.settings.load().fetches() {
-            return;
+        let settings = self.0.settings.load();
+        if settings.discover && settings.fetches() {
+            let urls: Vec<_> = wanted.urls.into_iter().filter(is_http).collect();
+            if urls.is_empty() && self.has_target_of(wanted.issuer_key) {
+                return;
+            }
+            self.add(Target::discovered(wanted.issuer_key, wanted.issuer, urls));
         }
-        let is_http = |url: &&String| {
-            url.get(..5)
-                .is_some_and(|s| s.eq_ignore_ascii_case("http:"))
-        };
-        let urls: Vec<_> = wanted.urls.iter().filter(is_http).cloned().collect();
-        if urls.is_empty() {
-            return;
-        }
-        self.add(Target::discovered(wanted.issuer_key, wanted.issuer, urls));
+    }
+
+    fn has_target_of(&self, issuer: IssuerKey) -> bool {
+        let targets = self.0.targets();
+        targets.keys().any(|key| key.issuer == Some(issuer))
     }
 
     /// The lists that were fetched, of all targets.
@@ -229,13 +244,21 @@ impl Refresher {
         if targets.contains_key(&target.key) {
             return;
         }
-        if targets.len() >= MAX_TARGETS {
+        let is_of_same = |key: &&Key| key.issuer.is_some() && key.issuer == target.key.issuer;
+        let of_same = targets.keys().filter(is_of_same).count();
+        if targets.len() >= MAX_TARGETS || of_same >= MAX_OF_ISSUER {
             drop(targets);
-            let url = target.urls.first().map_or("", String::as_str);
-            warn!(url, "a CRL is not fetched: {MAX_TARGETS} are already");
+            let url = target.key.url;
+            debug!(
+                url,
+                "a CRL is not fetched: {MAX_TARGETS} are already, or {MAX_OF_ISSUER} of its CA"
+            );
             return;
         }
-        info!(url = target.key.url, "a CRL is fetched from here on");
+        match target.has_place() {
+            true => info!(url = target.key.url, "a CRL is fetched from here on"),
+            false => debug!("a CRL is missing that no certificate names a place of"),
+        }
         let target = Arc::new(target);
         targets.insert(target.key.clone(), Arc::clone(&target));
         drop(targets);
@@ -252,6 +275,36 @@ impl Refresher {
     }
 }
 
+/// Whether a distribution point is a place that is fetched from.
+fn is_http(url: &String) -> bool {
+    url.get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
+}
+
+/// The targets of CAs that lead to those of the settings, also over one another.
+fn trusted(
+    targets: &HashMap<Key, Arc<Target>>,
+    authorities: &[CertificateDer<'static>],
+) -> HashSet<Key> {
+    let mut known = authorities.to_vec();
+    let mut trusted = HashSet::new();
+    loop {
+        let before = trusted.len();
+        for (key, target) in targets {
+            if let Some(issuer) = &target.issuer
+                && !trusted.contains(key)
+                && leads_to(issuer, &known)
+            {
+                known.push(issuer.clone());
+                trusted.insert(key.clone());
+            }
+        }
+        if trusted.len() == before {
+            return trusted;
+        }
+    }
+}
+
 impl Shared {
     fn targets(&self) -> MutexGuard<'_, HashMap<Key, Arc<Target>>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
@@ -265,13 +318,12 @@ impl Shared {
     }
 
     fn count_failing(&self) {
-        let failing = self
-            .targets()
-            .values()
-            .filter(|target| target.is_failing())
-            .count();
-        let failing = i64::try_from(failing).unwrap_or(i64::MAX);
-        self.metrics.crl_fetches_failing.set(failing);
+        self.metrics.crl_fetches_failing.clear();
+        let targets = self.targets();
+        for target in targets.values().filter(|target| target.is_failing()) {
+            let gauge = &self.metrics.crl_fetches_failing;
+            gauge.get_or_create(&target.label()).inc();
+        }
     }
 
     /// Tells that what is fetched has changed, and returns when it is in force.

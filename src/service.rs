@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::gateway::Definition;
 use crate::metrics::Metrics;
-use crate::pki::UnixTime;
+use crate::pki::{Crl, UnixTime, print_time};
 use crate::routing::Routes;
 use crate::settings::{Problem, Reader, Source};
 use crate::tls::{ServerSettings, ServerTls, TUNNEL_LABEL, VerifyFn};
@@ -87,6 +87,9 @@ fn read(root: &Reader<'_>, files: &mut Files, now: UnixTime) -> Definition {
     let trust = trust::read(&root.table("trust"), files);
     let served = certificate::read(root, files, &trust, now);
     let connection_points = read_names(root);
+    let notes = trust.notes.into_iter();
+    let notes = notes.chain(trust.crls.iter().filter_map(|crl| note_on(crl, now)));
+    let notes = notes.collect();
     Definition {
         tls: ServerSettings {
             tunnel_server_name: format!("{TUNNEL_LABEL}.{}", served.service_name),
@@ -103,8 +106,23 @@ fn read(root: &Reader<'_>, files: &mut Files, now: UnixTime) -> Definition {
         revocation: trust.revocation,
         fetching: trust.fetching,
         crls: trust.crls,
-        notes: trust.notes,
+        notes,
     }
+}
+
+/// What an administrator should know of the date of a CRL.
+fn note_on(crl: &Crl, now: UnixTime) -> Option<String> {
+    if !crl.has_come(now) {
+        let clocks = "of no force before (is a clock wrong, here or at the CA?)";
+        return Some(format!("{} is from the future: {clocks}", crl.title()));
+    }
+    let due = print_time(crl.next_update());
+    (crl.next_update() < now).then(|| {
+        format!(
+            "{} is stale: it should have been followed by another at {due}",
+            crl.title()
+        )
+    })
 }
 
 /// What shows only once everything is put together: names that collide, and routes that do.

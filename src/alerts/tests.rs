@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
+use crate::pki::issue::{Authority, Key, KeyAlgorithm, RevocationList, Validity};
 
 fn at(seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))
@@ -80,4 +82,34 @@ fn an_alert_stands_from_its_threshold_until_the_renewal_and_the_metrics_say_so()
     alerts.look(&both[..1], at(END + 10));
     assert_eq!(alerts.view(), json!([]));
     assert_eq!(shown("opencmg_expiry_alert_days"), None);
+}
+
+#[test]
+fn the_last_list_of_an_old_key_and_the_list_of_the_new_one_end_each_for_itself() {
+    let [old, new] = [END, END + 9 * DAY].map(|end| {
+        let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+        let validity = Validity {
+            not_before: at(0),
+            not_after: at(end),
+        };
+        let ca = Authority::root("Root", key, validity).unwrap();
+        let der = ca.revoke(&RevocationList::empty(1, validity)).unwrap();
+        Crl::read(&der, &[ca.certificate().clone()]).unwrap()
+    });
+    let alerts = Expiry::new(Metrics::new());
+    let names = |now| {
+        alerts.look(&[Expiring::crl(&old), Expiring::crl(&new)], at(now));
+        let view = alerts.view();
+        let names = view.as_array().unwrap().iter();
+        names
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    let name = |crl: &Crl| format!("\"CN=Root\" (key {})", crl.issuer_key().short());
+    assert_eq!(names(END), BTreeSet::new());
+    assert_eq!(names(END + DAY), BTreeSet::from([name(&old)]));
+    assert_eq!(
+        names(END + 10 * DAY),
+        BTreeSet::from([name(&old), name(&new)])
+    );
 }

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::files::read;
 use super::{Failure, print};
-use crate::config;
+use crate::config::{self, Gateway, Role};
 use crate::gateway::Definition;
 use crate::message::refusal::{Hop, Refusal};
 use crate::pki::{
@@ -146,8 +146,7 @@ pub(super) fn definition(config: &Path) -> Result<(Definition, Vec<Problem>), Ve
         let folder = config.parent().unwrap_or_else(|| Path::new(""));
         (folder.to_owned(), Local::default(), Vec::new())
     } else {
-        let (gateway, problems) =
-            config::inspect_gateway(config).map_err(|problem| vec![problem])?;
+        let (gateway, problems) = gateway(config).map_err(|problem| vec![problem])?;
         (gateway.store, gateway.settings.revocation, problems)
     };
     match service::inspect(&folder, UnixTime::now()) {
@@ -164,6 +163,18 @@ pub(super) fn definition(config: &Path) -> Result<(Definition, Vec<Problem>), Ve
             problems.push(problem);
             Err(problems)
         }
+    }
+}
+
+fn gateway(config: &Path) -> Result<(Gateway, Vec<Problem>), Problem> {
+    match config::role_of(config)? {
+        Role::Gateway => config::inspect_gateway(config),
+        Role::ConnectionPoint => Err(Problem {
+            file: config.display().to_string(),
+            key: String::new(),
+            what: "configures a connection point, which verifies no client (gateway.toml or service.toml is needed)"
+                .to_owned(),
+        }),
     }
 }
 

@@ -103,7 +103,7 @@ async fn ask(address: &str) -> anyhow::Result<Vec<u8>> {
     };
     let url = format!("http://{address}/status");
     match fetch::get(&limits, &url, &Validators::default()).await {
-        Ok(Fetched::Changed { body, .. }) => Ok(body),
+        Ok(Fetched::Changed { body, .. }) => Ok(body.to_vec()),
         Ok(Fetched::Unchanged) => Err(foreign(address, "it says that nothing has changed")),
         Err(error) => Err(explain(address, error)),
     }
@@ -130,6 +130,8 @@ fn explain(address: &str, error: FetchError) -> anyhow::Error {
         | FetchError::Broken(_)
         | FetchError::Status(_)
         | FetchError::NoLocation
+        | FetchError::Crowded(_)
+        | FetchError::Memory(_)
         | FetchError::Redirects(_)) => foreign(address, &format!("/status {error}")),
     }
 }

@@ -30,6 +30,13 @@ fn a_role_is_told_by_its_table() {
     assert_eq!(role(text), Ok(Role::ConnectionPoint));
     let what = role("[log]\n").unwrap_err();
     assert!(what.starts_with("configures neither role"), "{what}");
+    for text in [
+        "[[connection-point]]\nname = \"cp-1\"\n",
+        "[trust]\n[connection-points]\n[[role]]\n",
+    ] {
+        let what = role(text).unwrap_err();
+        assert!(what.starts_with("is a service definition"), "{what}");
+    }
     let what = role("[").unwrap_err();
     assert!(what.starts_with("is not TOML"), "{what}");
 }

@@ -1,5 +1,6 @@
 //! Why something cannot be fetched.
 
+use std::collections::TryReserveError;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -44,4 +45,13 @@ pub enum FetchError {
     /// It took too long.
     #[error("was not fetched within {time} (trust.revocation.fetch-timeout raises this)", time = print_duration(*.0))]
     Slow(Duration),
+    /// It is large, and its turn did not come.
+    #[error(
+        "is large, and others that are were being fetched for {time} (one larger than 8 MiB is fetched at a time)",
+        time = print_duration(*.0)
+    )]
+    Crowded(Duration),
+    /// There is no memory for it.
+    #[error("cannot be held: {0}")]
+    Memory(#[from] TryReserveError),
 }

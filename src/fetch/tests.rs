@@ -32,8 +32,9 @@ impl Server {
                 let answer = answers[heard.len().min(answers.len() - 1)].clone();
                 heard.push(String::from_utf8(head).unwrap());
                 drop(heard);
-                let stays = answer.is_empty();
-                tcp.write_all(answer.as_bytes()).await.unwrap();
+                let stays = answer.is_empty() || answer.ends_with(STALL);
+                // Whoever has heard enough has gone.
+                let _ = tcp.write_all(answer.as_bytes()).await;
                 if stays {
                     std::future::pending::<()>().await;
                 }
@@ -56,6 +57,9 @@ impl Drop for Server {
         self.tasks.abort();
     }
 }
+
+/// The end of an answer that goes on for ever without another byte.
+const STALL: &str = "and so on";
 
 fn limits() -> Limits {
     Limits {
@@ -93,7 +97,7 @@ async fn a_body_comes_with_what_to_ask_with_and_is_not_sent_twice() {
     let Fetched::Changed { body, validators } = fetched else {
         panic!("{fetched:?}");
     };
-    assert_eq!(body, b"hello");
+    assert_eq!(*body, *b"hello");
     let again = get(&limits(), &url, &validators).await.unwrap();
     assert!(matches!(again, Fetched::Unchanged), "{again:?}");
     let requests = server.requests().await;
@@ -111,7 +115,7 @@ async fn redirects_are_followed_and_each_is_judged() {
     let fetched = get(&limits(), &server.url, &Validators::default())
         .await
         .unwrap();
-    assert!(matches!(fetched, Fetched::Changed { body, .. } if body == b"there"));
+    assert!(matches!(fetched, Fetched::Changed { body, .. } if *body == *b"there"));
     assert!(matches!(
         fault(vec![redirect("file:///etc/passwd")]).await,
         FetchError::Url(..)
@@ -182,4 +186,59 @@ async fn an_address_inside_is_refused_and_a_proxy_is_asked_for_the_whole_url() {
     get(&through, "http://10.0.0.1/a", &Validators::default())
         .await
         .unwrap_err();
+}
+
+/// Larger than what finds room always.
+const LARGE: usize = 9 << 20;
+
+async fn fetch_within(url: String, time: Duration) -> Result<Fetched, FetchError> {
+    let limits = Limits {
+        timeout: time,
+        max_bytes: 2 * LARGE as u64,
+        ..limits()
+    };
+    get(&limits, &url, &Validators::default()).await
+}
+
+#[tokio::test]
+async fn large_bodies_are_held_one_at_a_time_and_a_slow_one_holds_up_no_other_for_long() {
+    let second = Duration::from_secs(1);
+    for endless in [
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n{STALL}"),
+        format!("HTTP/1.1 200 OK\r\n\r\n{}{STALL}", "x".repeat(LARGE)),
+    ] {
+        let slow = Server::start(vec![endless]).await;
+        let large = Server::start(vec![ok(&"x".repeat(LARGE))]).await;
+        let other = Server::start(vec![ok(&"x".repeat(LARGE))]).await;
+        let small = Server::start(vec![ok("small")]).await;
+        let beside = async {
+            let is_held = async {
+                while !body::is_large_held() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(10 * second, is_held).await.unwrap();
+            let (waits, in_vain, passes) = tokio::join!(
+                fetch_within(large.url.clone(), 30 * second),
+                fetch_within(other.url.clone(), second / 2),
+                fetch_within(small.url.clone(), 30 * second),
+            );
+            assert!(matches!(passes, Ok(Fetched::Changed { .. })), "{passes:?}");
+            assert_eq!(in_vain.unwrap_err(), FetchError::Crowded(second / 2));
+            waits
+        };
+        let (slow, waited) = tokio::join!(fetch_within(slow.url.clone(), 2 * second), beside);
+        assert_eq!(slow.unwrap_err(), FetchError::Slow(2 * second));
+        let Ok(Fetched::Changed { body, .. }) = waited else {
+            panic!("{waited:?}");
+        };
+        assert_eq!(body.len(), LARGE);
+        assert_eq!(large.requests().await.len(), 2);
+
+        // What was brought keeps its room for as long as it is kept.
+        let next = fetch_within(large.url.clone(), second / 2).await;
+        assert_eq!(next.unwrap_err(), FetchError::Crowded(second / 2));
+        drop(body);
+        assert!(!body::is_large_held());
+    }
 }

@@ -145,7 +145,6 @@ impl Reception {
     }
 }
 
-/// Whose CRL is all that is missing to judge a client.
 /// Judges a client within its handshake.
 ///
 /// One of whom nothing is missing but a CRL that is just being fetched for the first time passes: as after every other
@@ -169,6 +168,7 @@ pub(super) fn judge_client(
     if in_doubt { Ok(()) } else { Err(fault) }
 }
 
+/// Whose CRL is all that is missing to judge a client.
 fn crl_of(live: &Live) -> Option<IssuerKey> {
     match live.certificate() {
         ClientCertificate::Refused(fault) => fault.crl_of,

@@ -57,6 +57,41 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Puts CRLs in force whose time has come.
+    pub(super) async fn apply_due(self: &Arc<Self>) {
+        let core = Arc::clone(self);
+        let applied = tokio::task::spawn_blocking(move || core.apply_fetched());
+        if let Err(error) = applied.await {
+            warn!(%error, "CRLs whose time has come could not be put in force");
+        }
+    }
+}
+
+/// A definition with the CRLs of the one before that stay in force, since what follows them is from the future.
+pub(super) fn with_what_stays(
+    next: Arc<Definition>,
+    current: &Definition,
+    now: UnixTime,
+) -> Arc<Definition> {
+    let pending = next.crls.iter().filter(|crl| !crl.has_come(now));
+    let stays = |crl: &&Arc<Crl>| {
+        pending.clone().any(|other| other.is_of_scope(crl)) && !next.crls.contains(crl)
+    };
+    let staying: Vec<_> = current.crls.iter().filter(stays).cloned().collect();
+    if staying.is_empty() {
+        return next;
+    }
+    let mut definition = Definition::clone(&next);
+    definition.notes.extend(
+        staying
+            .iter()
+            .map(|crl| format!("{} stays in force until then", crl.title())),
+    );
+    definition.crls.extend(staying);
+    Arc::new(definition)
+}
+
 /// The CRLs that are known to be stale, so that each is told once.
 #[derive(Debug, Default)]
 pub(super) struct Stale(HashSet<String>);

@@ -71,6 +71,7 @@ fn revocation(core: &Core) -> Value {
     json!({
         "checked": revocation.policy().check,
         "crls": crls.collect::<Vec<_>>(),
+        "pending": revocation.crls().pending().iter().map(|crl| crl.title()).collect::<Vec<_>>(),
         "fetched": fetched,
     })
 }

@@ -140,8 +140,9 @@ impl Trust {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let current = index.current.load_full();
-        let changed = current.revocation.crls().difference(&crls);
-        if changed.is_empty() {
+        let before = current.revocation.crls();
+        let changed = before.difference(&crls);
+        if changed.is_empty() && before.pending() == crls.pending() {
             return current.number;
         }
         let revocation = current.revocation.with_crls(crls);

@@ -5,14 +5,13 @@
 //! [`CrlError::is_skipped`]: they are passed over, not choked on.
 
 mod error;
+mod file;
 mod parse;
 mod set;
 
-use std::borrow::Cow;
 use std::fmt;
 
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use webpki::ALL_VERIFICATION_ALGS;
 
@@ -22,6 +21,7 @@ use super::{Certificate, Serial};
 use parse::Parsed;
 
 pub use error::CrlError;
+pub use file::read_crl_file;
 pub use set::{CrlSet, Listed};
 
 /// Which CA signs: a hash over its name and its public key, since a CA that is renewed with a new key keeps its name, and
@@ -158,6 +158,12 @@ impl Crl {
         (self.number, self.this_update) > (other.number, other.this_update)
     }
 
+    /// Whether its time has come; it may be dated by a clock that goes up to five minutes before ours.
+    pub fn has_come(&self, now: UnixTime) -> bool {
+        const CLOCKS_DIFFER_S: u64 = 300;
+        self.this_update.as_secs() <= now.as_secs().saturating_add(CLOCKS_DIFFER_S)
+    }
+
     /// Whether both speak of the same certificates of the same issuer.
     pub fn is_of_scope(&self, other: &Self) -> bool {
         self.issuer_key == other.issuer_key && self.scope == other.scope
@@ -172,31 +178,6 @@ impl Crl {
             self.issuer,
             print_time(self.this_update)
         )
-    }
-}
-
-/// The lists in a file: PEM with any number of them, or DER with one.
-///
-/// # Errors
-/// What the file is instead, as far as it can be told.
-pub fn read_crl_file(bytes: &[u8]) -> Result<Vec<Cow<'_, [u8]>>, CrlError> {
-    let start = bytes.trim_ascii_start();
-    match start.first() {
-        None => return Err(CrlError::Empty),
-        Some(b'<') => return Err(CrlError::Html),
-        Some(&SEQUENCE) if bytes[0] == SEQUENCE => return Ok(vec![Cow::Borrowed(bytes)]),
-        Some(_) => {}
-    }
-    if !start.starts_with(b"-----") {
-        return Err(CrlError::NotACrl);
-    }
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(bytes)
-        .map(|list| list.map(|list| Cow::Owned(list.to_vec())))
-        .collect();
-    match lists {
-        Ok(lists) if lists.is_empty() => Err(CrlError::NotACrl),
-        Ok(lists) => Ok(lists),
-        Err(error) => Err(CrlError::Malformed(error.to_string())),
     }
 }
 

@@ -226,16 +226,36 @@ impl Revocation {
             },
             Listed::Unknown => match self.policy.unknown {
                 Doubt::Allow => Ok(None),
-                Doubt::Deny => Err(unknown(issued, "")),
+                Doubt::Deny => Err(self.unknown(issued, "")),
                 Doubt::Grace => {
                     let since = self.missing(issued.issuer_key, now);
                     let end = since.map(|since| after(since, self.policy.grace));
                     let over = format!(" for {}", print_duration(self.policy.grace));
                     end.filter(|end| now <= *end)
                         .map(Some)
-                        .ok_or_else(|| unknown(issued, &over))
+                        .ok_or_else(|| self.unknown(issued, &over))
                 }
             },
+        }
+    }
+
+    fn unknown(&self, issued: &Issued, since: &str) -> CertificateFault {
+        let points = match issued.points.is_empty() {
+            true => "it names no distribution point".to_owned(),
+            false => format!("it names {}", issued.points.join(", ")),
+        };
+        let mut pending = self.crls.pending().iter();
+        let pending = pending.find(|crl| crl.issuer_key() == issued.issuer_key);
+        let pending = pending.map(|crl| format!("; {} is from the future", crl.title()));
+        CertificateFault {
+            reason: Reason::RevocationUnknown,
+            which: issued.title.clone(),
+            detail: format!(
+                "may be revoked: no CRL of its issuer \"{}\" that speaks of it has been at hand{since} ({points}{})",
+                issued.issuer,
+                pending.unwrap_or_default()
+            ),
+            crl_of: Some(issued.issuer_key),
         }
     }
 
@@ -289,22 +309,6 @@ fn stale(issued: &Issued, crl: &Crl, grace: Option<Duration>) -> CertificateFaul
             crl.title(),
             print_time(crl.next_update()),
             grace.unwrap_or_default()
-        ),
-        crl_of: Some(issued.issuer_key),
-    }
-}
-
-fn unknown(issued: &Issued, since: &str) -> CertificateFault {
-    let points = match issued.points.is_empty() {
-        true => "it names no distribution point".to_owned(),
-        false => format!("it names {}", issued.points.join(", ")),
-    };
-    CertificateFault {
-        reason: Reason::RevocationUnknown,
-        which: issued.title.clone(),
-        detail: format!(
-            "may be revoked: no CRL of its issuer \"{}\" that speaks of it has been at hand{since} ({points})",
-            issued.issuer
         ),
         crl_of: Some(issued.issuer_key),
     }

@@ -30,6 +30,9 @@ struct Entry {
     issuer: Option<String>,
     etag: Option<String>,
     last_modified: Option<String>,
+    /// Of which list: SHA-256 in hexadecimal. What was said of another means nothing.
+    #[serde(default)]
+    of: String,
 }
 
 impl Cache {
@@ -53,12 +56,12 @@ impl Cache {
             issuer: issuer.map(|der| STANDARD.encode(der)),
             etag: validators.etag.clone(),
             last_modified: validators.last_modified.clone(),
+            of: hash(body),
         };
         let written = fs::create_dir_all(folder).and_then(|()| {
             let entry = serde_json::to_vec(&entry)?;
-            // In this order: an entry without its list is nothing, a list with an older entry is asked for anew.
-            put(&folder.join(format!("{}.json", name(key))), &entry)?;
-            put(&folder.join(format!("{}.crl", name(key))), body)
+            put(&folder.join(format!("{}.crl", name(key))), body)?;
+            put(&folder.join(format!("{}.json", name(key))), &entry)
         });
         if let Err(error) = written {
             warn!(%error, folder = %folder.display(), "a CRL cannot be kept on disk");
@@ -104,9 +107,13 @@ fn restore(path: &Path, authorities: &[CertificateDer<'static>]) -> Result<Targe
     let entry = fs::read(path).map_err(|error| error.to_string())?;
     let entry: Entry = serde_json::from_slice(&entry).map_err(|error| error.to_string())?;
     let body = fs::read(path.with_extension("crl")).map_err(|error| error.to_string())?;
-    let validators = Validators {
-        etag: entry.etag,
-        last_modified: entry.last_modified,
+    let validators = match entry.of == hash(&body) {
+        true => Validators {
+            etag: entry.etag,
+            last_modified: entry.last_modified,
+        },
+        // The process ended between the one and the other: the list is asked for anew.
+        false => Validators::default(),
     };
     let target = match entry.issuer {
         None => Target::of_settings(entry.urls.first().ok_or("it names no URL")?),
@@ -118,8 +125,13 @@ fn restore(path: &Path, authorities: &[CertificateDer<'static>]) -> Result<Targe
         }
     };
     let crls = match &target.issuer {
-        Some(issuer) => read(&body, std::slice::from_ref(issuer), UnixTime::now())?,
-        None => read(&body, authorities, UnixTime::now())?,
+        Some(issuer) => read(
+            &body,
+            &target.key,
+            std::slice::from_ref(issuer),
+            UnixTime::now(),
+        )?,
+        None => read(&body, &target.key, authorities, UnixTime::now())?,
     };
     Ok(target.with_kept(crls.into_iter().collect::<Vec<Arc<_>>>(), validators))
 }
@@ -132,16 +144,17 @@ fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn name(key: &Key) -> String {
-    let mut hash = Sha256::new();
-    hash.update(
-        key.issuer
-            .map_or_else(String::new, |issuer| issuer.to_string()),
-    );
-    hash.update([0]);
-    hash.update(&key.url);
-    hash.finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let issuer = key.issuer.map(|issuer| issuer.to_string());
+    let known_by = [
+        issuer.unwrap_or_default().as_bytes(),
+        &[0],
+        key.url.as_bytes(),
+    ]
+    .concat();
+    hash(&known_by)[..32].to_owned()
+}
+
+fn hash(bytes: &[u8]) -> String {
+    let digits = Sha256::digest(bytes);
+    digits.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::schedule::{until_refresh, until_retry};
 use super::{Key, Shared};
 use crate::fetch::{self, Fetched, Validators};
-use crate::metrics::{ByFetch, Fetch};
+use crate::metrics::{ByFetch, ByIssuer, Fetch};
 use crate::pki::{Certificate, CertificateDer, Crl, CrlError, IssuerKey, UnixTime, read_crl_file};
 
 /// A place that a list is fetched from.
@@ -148,6 +148,25 @@ impl Target {
         }
     }
 
+    /// Whether there is anywhere to fetch from.
+    pub(super) fn has_place(&self) -> bool {
+        !self.urls.is_empty()
+    }
+
+    /// The CA that it is counted by: the one whose list it should bring or brought first; nobody's before that is known.
+    pub(super) fn label(&self) -> ByIssuer {
+        let brought = self.crls();
+        let first = brought.first();
+        let key = self.key.issuer.or(first.map(|crl| crl.issuer_key()));
+        ByIssuer {
+            issuer: first
+                .map(|crl| crl.issuer().to_owned())
+                .or_else(|| self.wanted_of())
+                .unwrap_or_default(),
+            key: key.map(|key| key.short()).unwrap_or_default(),
+        }
+    }
+
     /// The CA whose list a distribution point should bring.
     fn wanted_of(&self) -> Option<String> {
         let facts = Certificate::parse(self.issuer.as_ref()?).ok()?;
@@ -157,9 +176,11 @@ impl Target {
     /// Fetches, and again before what was fetched goes stale, until the target ends.
     pub(super) async fn keep_fresh(&self, shared: &Arc<Shared>) {
         let mut ended = self.ended.subscribe();
-        let mut wait = match self.is_stale(UnixTime::now()) {
-            true => Duration::ZERO,
-            false => self.until_next(shared),
+        // What an earlier process left without a word on which list it is may not be the last that it had.
+        let is_sure = !self.is_stale(UnixTime::now()) && self.known() != Validators::default();
+        let mut wait = match is_sure {
+            true => self.until_next(shared),
+            false => Duration::ZERO,
         };
         loop {
             let next = Instant::now() + wait;
@@ -259,6 +280,9 @@ impl Target {
     async fn fetch(&self, shared: &Arc<Shared>) -> Result<Option<Brought>, String> {
         let limits = shared.limits();
         let mut faults = Vec::new();
+        if !self.has_place() {
+            faults.push("no certificate names a place over plain HTTP: give the CRL in trust.revocation.crls or urls".to_owned());
+        }
         for url in &self.urls {
             // What one place said of its body means nothing to another.
             let known = match *url == self.key.url {
@@ -292,7 +316,7 @@ impl Target {
     async fn take(
         &self,
         shared: &Arc<Shared>,
-        body: Vec<u8>,
+        body: fetch::Body,
         validators: &Validators,
     ) -> Result<Vec<Arc<Crl>>, String> {
         let at_hand = self.state().crls.clone();
@@ -303,7 +327,7 @@ impl Target {
         let (key, urls, issuer) = (self.key.clone(), self.urls.clone(), self.issuer.clone());
         let (shared, validators) = (Arc::clone(shared), validators.clone());
         let taken = tokio::task::spawn_blocking(move || {
-            let crls = read(&body, &issuers, UnixTime::now())?;
+            let crls = read(&body, &key, &issuers, UnixTime::now())?;
             let older = |crl: &Arc<Crl>| at_hand.iter().find(|own| is_older(crl, own)).cloned();
             if let Some((crl, own)) = crls.iter().find_map(|crl| Some((crl, older(crl)?))) {
                 return Err(format!(
@@ -334,28 +358,38 @@ impl Target {
     }
 }
 
-/// Reads the lists of a body. Those of a kind that is passed over do no harm beside one that is not.
+/// Reads the lists of a body that was had for a key. Those of a kind that is passed over do no harm beside one that is not,
+/// nor, at a URL of the settings, do those of a CA that is not known, as in a file.
 pub(super) fn read(
     body: &[u8],
+    key: &Key,
     issuers: &[CertificateDer<'static>],
     now: UnixTime,
 ) -> Result<Vec<Arc<Crl>>, String> {
-    const CLOCKS_DIFFER_S: u64 = 300;
     let lists = read_crl_file(body).map_err(|error| error.to_string())?;
-    let (mut crls, mut skipped) = (Vec::new(), None);
+    let (mut crls, mut passed_over) = (Vec::new(), Vec::new());
     for der in lists {
         match Crl::read(&der, issuers) {
-            Ok(crl) if crl.this_update().as_secs() > now.as_secs() + CLOCKS_DIFFER_S => {
+            Ok(crl) if !crl.has_come(now) => {
                 return Err(format!("brought {}, which is in the future", crl.title()));
             }
             Ok(crl) => crls.push(Arc::new(crl)),
-            Err(error) if error.is_skipped() => skipped = Some(error),
+            Err(error) if error.is_skipped() => passed_over.push(error),
+            Err(error @ CrlError::UnknownIssuer(_)) if key.issuer.is_none() => {
+                passed_over.push(error);
+            }
             Err(error) => return Err(error.to_string()),
         }
     }
-    match (crls.is_empty(), skipped) {
-        (true, skipped) => Err(skipped.unwrap_or(CrlError::Empty).to_string()),
-        (false, _) => Ok(crls),
+    match passed_over.first() {
+        first if crls.is_empty() => Err(first.unwrap_or(&CrlError::Empty).to_string()),
+        None => Ok(crls),
+        Some(first) => {
+            // One line, however many there are: nobody has signed for them.
+            let (url, count) = (&key.url, passed_over.len());
+            info!(url, count, "CRLs are passed over: one {first}");
+            Ok(crls)
+        }
     }
 }
 

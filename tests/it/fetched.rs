@@ -5,7 +5,9 @@ use std::time::Duration;
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
 use opencmg::pki::UnixTime;
-use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity};
+use opencmg::pki::issue::{
+    Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem, crl_to_pem,
+};
 use tokio::time::Instant;
 
 use crate::client::get;
@@ -150,6 +152,100 @@ async fn a_first_client_waits_for_the_crl_that_it_names_and_a_restart_needs_no_n
     fetching.finish().await;
 }
 
+/// The one file of the cache with an ending.
+fn cached(fetching: &Fetching, end: &str) -> std::path::PathBuf {
+    let folder = fetching.world.dir.path().join("crl-cache");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files = files.map(|file| file.unwrap().path());
+    files
+        .find(|path| path.extension().is_some_and(|own| own == end))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_list_on_disk_that_is_not_the_last_one_that_was_had_is_asked_for_anew_at_once() {
+    let mut fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &[], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let file = cached(&fetching, "crl");
+    let older = std::fs::read(&file).unwrap();
+    fetching.publish(2, &["field-1"], -30, 86_400);
+    let entry = cached(&fetching, "json");
+    // As if the process had ended between the two files of the second list.
+    let text = std::fs::read_to_string(&entry).unwrap();
+    let mut said: serde_json::Value = serde_json::from_str(&text).unwrap();
+    said["etag"] = "\"another\"".into();
+    said["of"] = "another".into();
+    let gateway = &mut fetching.world.gateways[0];
+    gateway.stop().await;
+    std::fs::write(&entry, said.to_string()).unwrap();
+    std::fs::write(&file, older).unwrap();
+    let gateway = &mut fetching.world.gateways[0];
+    gateway.start();
+    gateway.accepts().await;
+    gateway.has_tunnels(1).await;
+    eventually("the second list is in force", async || {
+        fetching.status_of("field-1").await.1 == "CMGService_ClientCertificateRevoked"
+    })
+    .await;
+    let asked = fetching.publisher.requests("/field.crl");
+    assert!(!asked.last().unwrap().contains("another"), "{asked:?}");
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_ca_that_is_no_longer_trusted_is_no_longer_fetched_from() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    fetching.publish(1, &[], -60, 86_400);
+    assert_eq!(fetching.status_of("field-1").await.0, StatusCode::OK);
+    let gateway = &fetching.world.gateways[0];
+    let places = async || {
+        let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+        let fetched = status["trust"]["revocation"]["fetched"].as_array();
+        fetched.unwrap().len()
+    };
+    assert_eq!(places().await, 1);
+    let pki = &fetching.world.pki;
+    let root = std::fs::read(pki.file("root.pem")).unwrap();
+    pki.write("root-of-servers.pem", &root);
+    pki.write(
+        "root.pem",
+        certificates_to_pem(&[pki.stranger.certificate().clone()]),
+    );
+    eventually("its place is dropped", async || places().await == 0).await;
+    let folder = fetching.world.dir.path().join("crl-cache");
+    assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0);
+    pki.write("root.pem", root);
+    eventually("it is trusted again", async || {
+        fetching.status_of("field-1").await.0 == StatusCode::OK
+    })
+    .await;
+    assert_eq!(places().await, 1);
+    fetching.finish().await;
+}
+
+#[tokio::test]
+async fn a_ca_whose_certificates_name_no_place_is_told() {
+    let fetching = Fetching::start(LOOPBACK).await;
+    let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    let days = Validity::days(now(), 9);
+    let pki = &fetching.world.pki;
+    let silent = pki.root.intermediate("Silent CA", key, days).unwrap();
+    let silent = silent.with_crl_points(&["ldap:///cn=silent"]);
+    pki.issue(&silent, "silent-1", &Leaf::client("silent-1", days));
+    assert_eq!(fetching.status_of("silent-1").await.1, UNKNOWN);
+    let gateway = &fetching.world.gateways[0];
+    gateway
+        .says("no certificate names a place over plain HTTP")
+        .await;
+    let of_ca = "CN=Silent CA";
+    assert_eq!(
+        gateway.metric("opencmg_crl_fetches_failing", of_ca).await,
+        1.0
+    );
+    fetching.finish().await;
+}
+
 #[tokio::test]
 async fn explain_certificate_looks_at_the_crls_that_the_gateway_keeps() {
     let fetching = Fetching::start(LOOPBACK).await;
@@ -239,7 +335,12 @@ async fn what_is_no_crl_of_the_ca_is_refused_by_name_and_the_last_good_one_serve
     let moved =
         |to: &str| format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
     let gateway = &fetching.world.gateways[0];
+    // A place that a certificate names has the lists of its CA, and no others beside them.
+    let own = RevocationList::empty(6, Validity::days(now(), 1));
+    let own = crl_to_pem(&fetching.authority.revoke(&own).unwrap());
+    let mixed = [own, crl_of_stranger(&fetching.world.pki)].concat();
     for (answer, said) in [
+        (ok(&mixed), "is a CRL of \\\"CN=Stranger Root\\\""),
         (ok("<html>log in</html>"), "is a web page, not a CRL"),
         (moved("file:///etc/passwd"), "file:///etc/passwd"),
     ] {
@@ -297,7 +398,10 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
         world.client("pc-1").get(&mp_list()).await.status,
         StatusCode::OK
     );
-    publisher.publish("/intermediate.crl", &number_2);
+    // Each of a bundle counts once, and that of a CA that is not known is passed over as in a file.
+    let stranger = crl_of_stranger(&world.pki);
+    let bundle = [stranger, crl_to_pem(&number_2).repeat(3_000)].concat();
+    publisher.publish("/intermediate.crl", bundle.as_bytes());
     eventually("the fetched CRL is in force", async || {
         // A client that is revoked while it asks loses its connection.
         let answer = world.client("pc-1").send(get(&mp_list())).await;
@@ -308,6 +412,16 @@ async fn a_url_of_the_settings_brings_the_crl_of_a_configured_ca() {
         world.client("pc-2").get(&mp_list()).await.status,
         StatusCode::OK
     );
+    let gateway = &world.gateways[0];
+    let log = gateway.log();
+    assert_eq!(log.matches("fetched the CRL").count(), 1, "{log}");
+    assert!(
+        log.contains("are passed over: one is a CRL of \"CN=Stranger Root\""),
+        "{log}"
+    );
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let fetched = &status["trust"]["revocation"]["fetched"][0];
+    assert_eq!(fetched["issuers"].as_array().unwrap().len(), 1, "{fetched}");
     world.finish().await;
     backend.stop().await;
 }
@@ -405,6 +519,11 @@ async fn in_alert_mode_a_crl_that_cannot_be_had_is_told_once_and_then_by_the_ale
     assert_eq!(fetching.status_of("field-1").await.1, UNKNOWN);
     assert!(fetching.fails("field-1").await);
     fetching.finish().await;
+}
+
+fn crl_of_stranger(pki: &Pki) -> String {
+    let list = RevocationList::empty(1, Validity::days(now(), 1));
+    crl_to_pem(&pki.stranger.revoke(&list).unwrap())
 }
 
 /// Places of a bad list: the path, what is answered there, and what is said of it.

@@ -22,6 +22,7 @@ mod connection_point;
 mod expiry;
 mod faults;
 mod fetched;
+mod fetched_memory;
 mod gateway;
 mod leaks;
 mod legs;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use opencmg::cli::builtin::{BuiltIn, Options};
-use opencmg::pki::issue::{Leaf, Validity, crl_to_pem};
-use opencmg::pki::{Crl, Serial};
+use opencmg::pki::issue::{Leaf, RevocationList, Validity, crl_to_pem};
+use opencmg::pki::{Crl, Serial, UnixTime};
 
 use crate::client::get;
-use crate::world::{Plan, World, eventually, mp_list, now, within};
+use crate::world::{Pki, Plan, World, eventually, mp_list, now, within};
 
 /// What a revoked client may still have.
 const IN_FORCE: Duration = Duration::from_secs(5);
@@ -69,6 +69,48 @@ async fn a_client_revoked_while_connected_loses_its_connection_and_its_session()
     backend.stop().await;
 }
 
+/// A list that is in force from so many seconds on.
+fn list_from(pki: &Pki, number: u64, seconds: u64, revoked: &[&str]) -> Vec<u8> {
+    let from = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(now().as_secs() + seconds));
+    let list = RevocationList {
+        revoked: revoked.iter().map(|name| pki.serial(name)).collect(),
+        ..RevocationList::empty(
+            number,
+            Validity {
+                not_before: from(seconds),
+                not_after: from(86_400),
+            },
+        )
+    };
+    pki.intermediate.revoke(&list).unwrap()
+}
+
+#[tokio::test]
+async fn a_crl_from_the_future_comes_in_force_in_its_time_and_the_one_before_stays_until_then() {
+    let (world, backend) = start().await;
+    let (gateway, pki) = (&world.gateways[0], &world.pki);
+    let client = world.client("pc-1");
+    let mut open = client.connect().await.unwrap();
+    assert!(is_served(&mut open).await);
+    // A clock may go five minutes before the gateway's: this is ten seconds more.
+    pki.write("intermediate.crl", list_from(pki, 9, 310, &["pc-1"]));
+    gateway.says("is from the future").await;
+    gateway.says("stays in force until then").await;
+    let status: serde_json::Value = serde_json::from_str(&gateway.status().await).unwrap();
+    let pending = status["trust"]["revocation"]["pending"][0].as_str();
+    assert!(
+        pending.is_some_and(|title| title.contains("number 09")),
+        "{status}"
+    );
+    assert!(is_served(&mut open).await);
+    assert_eq!(client.get(&mp_list()).await.status, StatusCode::OK);
+    eventually("its time comes", async || !is_served(&mut open).await).await;
+    let refused = client.get(&mp_list()).await;
+    assert_eq!(refused.phrase, "CMGService_ClientCertificateRevoked");
+    world.finish().await;
+    backend.stop().await;
+}
+
 #[tokio::test]
 async fn a_crl_that_is_none_changes_nothing_and_is_named() {
     let (world, backend) = start().await;
@@ -121,10 +163,7 @@ async fn a_crl_that_is_none_changes_nothing_and_is_named() {
     let stranger = world
         .pki
         .stranger
-        .revoke(&opencmg::pki::issue::RevocationList::empty(
-            1,
-            Validity::days(now(), 1),
-        ));
+        .revoke(&RevocationList::empty(1, Validity::days(now(), 1)));
     let both = [crl_to_pem(&stranger.unwrap()), crl_to_pem(&good)].concat();
     world.pki.write("intermediate.crl", both);
     gateway.says("is a CRL of \"CN=Stranger Root\"").await;

@@ -116,6 +116,10 @@ async fn status_says_why_it_has_no_answer_of_ours() {
     write("gateway.toml", "[gateway]\nadmin = \"127.0.0.1:0\"\n");
     write("cp.toml", "[connection-point]\n");
     write("other.toml", "name = \"x\"\n");
+    write(
+        "service.toml",
+        "[trust]\n[[connection-point]]\nname = \"cp-1\"\n",
+    );
     write("open.toml", "[gateway]\nadmin = \"192.0.2.1:9440\"\n");
     for (arguments, code, said) in [
         (
@@ -137,6 +141,11 @@ async fn status_says_why_it_has_no_answer_of_ours() {
             vec!["--config", "other.toml"],
             78,
             "configures neither role",
+        ),
+        (
+            vec!["--config", "service.toml"],
+            78,
+            "service.toml: is a service definition, which configures no process (the gateway.toml of",
         ),
         (vec!["--config", "absent.toml"], 78, "absent.toml"),
         (vec![], 64, "--config <FILE>"),

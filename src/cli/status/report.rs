@@ -98,6 +98,11 @@ fn attention(status: &Value, is_gateway: bool, now: UnixTime) -> Vec<String> {
             span(late)
         )
     }));
+    let pending = list(&revocation["pending"]).iter();
+    lines.extend(pending.map(|title| {
+        let title = text(title);
+        format!("{title} is from the future: is a clock wrong, here or at its CA?")
+    }));
     let failing = list(&revocation["fetched"])
         .iter()
         .filter(|place| number(&place["failures"]) > 0);
@@ -332,6 +337,7 @@ mod tests {
                     {"issuer": "CN=A", "key": "aa", "number": "02", "entries": 17, "age_s": 90_000,
                      "next_update": NOW - 7_200, "stale": true, "last_error": "cannot be reached: refused"},
                 ],
+                "pending": ["the CRL number 9 of CN=F"],
                 "fetched": [
                     {"url": "http://a/a.crl", "issuers": ["CN=A"], "failures": 2,
                      "last_error": "cannot be reached: refused", "next_attempt_s": 30},
@@ -359,6 +365,7 @@ it takes work
 Needs attention
   no tunnel serves the role 2
   the CRL of CN=A is stale since 2 h 0 min
+  the CRL number 9 of CN=F is from the future: is a clock wrong, here or at its CA?
   a CRL of CN=A cannot be fetched (2 times in a row): cannot be reached: refused
   server \"CN=gw\" ends in 3 d 0 h (2027-01-18 08:00:00 UTC): all refuse it
 

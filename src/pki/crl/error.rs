@@ -12,6 +12,12 @@ pub enum CrlError {
     /// Something else.
     #[error("is not a CRL (a CRL as DER or PEM is needed)")]
     NotACrl,
+    /// A certificate.
+    #[error("is a certificate, not a CRL (a CRL as DER or PEM is needed)")]
+    Certificate,
+    /// More lists than belong together.
+    #[error("holds more than {0} different CRLs (a file of fewer is needed)")]
+    TooMany(usize),
     /// It ends too early.
     #[error("is cut off: it takes {expected} bytes and has {found}")]
     Truncated {
@@ -60,6 +66,8 @@ impl CrlError {
             Self::Empty
             | Self::Html
             | Self::NotACrl
+            | Self::Certificate
+            | Self::TooMany(_)
             | Self::Truncated { .. }
             | Self::Malformed(_)
             | Self::UnknownIssuer(_)

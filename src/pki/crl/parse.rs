@@ -73,7 +73,7 @@ impl<'a> Parsed<'a> {
         let mut fields = Der::new(tbs.content);
         // A certificate begins with [0].
         if fields.peek() == Some(context(0) | CONSTRUCTED) {
-            return Err(CrlError::NotACrl);
+            return Err(CrlError::Certificate);
         }
         fields.optional(INTEGER)?;
         if fields.take(SEQUENCE)?.content != algorithm {

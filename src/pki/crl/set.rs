@@ -8,13 +8,12 @@ use rustls_pki_types::UnixTime;
 use super::{Crl, IssuerKey};
 use crate::pki::Serial;
 
-/// A list may be dated by a clock that goes before ours.
-const CLOCKS_DIFFER_S: u64 = 300;
-
 /// All lists in force: per issuer key and scope the newest. Immutable.
 #[derive(Clone, Debug, Default)]
 pub struct CrlSet {
     by_issuer: HashMap<IssuerKey, Vec<Arc<Crl>>>,
+    /// Lists whose time has not come, of no force before.
+    pending: Vec<Arc<Crl>>,
 }
 
 /// What the lists say of one certificate.
@@ -31,23 +30,30 @@ pub enum Listed {
 }
 
 impl CrlSet {
-    /// Puts lists together. Of those of one issuer key and scope the one with the highest number stays, but a list from the
-    /// future yields to one whose time has come.
+    /// Puts lists together. Of those of one issuer key and scope the one with the highest number stays; a list from the future
+    /// is in force only in a set that is made when its time has come ([`CrlSet::is_due`]).
     pub fn new(crls: impl IntoIterator<Item = Arc<Crl>>, now: UnixTime) -> Self {
+        let (come, pending): (Vec<_>, _) = crls.into_iter().partition(|crl| crl.has_come(now));
         let mut by_issuer: HashMap<IssuerKey, Vec<Arc<Crl>>> = HashMap::new();
-        for crl in crls {
+        for crl in come {
             let of_issuer = by_issuer.entry(crl.issuer_key).or_default();
             match of_issuer.iter_mut().find(|other| other.scope == crl.scope) {
-                Some(other) => {
-                    let rank = |crl: &Crl| (has_come(crl, now), crl.number, crl.this_update);
-                    if rank(&crl) > rank(other) {
-                        *other = crl;
-                    }
-                }
+                Some(other) if crl.is_newer_than(other) => *other = crl,
+                Some(_) => {}
                 None => of_issuer.push(crl),
             }
         }
-        Self { by_issuer }
+        Self { by_issuer, pending }
+    }
+
+    /// Whether the time of a list has come that was in the future: the set is to be made anew.
+    pub fn is_due(&self, now: UnixTime) -> bool {
+        self.pending.iter().any(|crl| crl.has_come(now))
+    }
+
+    /// The lists whose time had not come.
+    pub fn pending(&self) -> &[Arc<Crl>] {
+        &self.pending
     }
 
     /// What the lists of an issuer say of a certificate: `points` are the URLs of its distribution points.
@@ -62,7 +68,7 @@ impl CrlSet {
         let of_issuer = self.by_issuer.get(&issuer).into_iter().flatten();
         let covering = of_issuer.filter(|crl| crl.scope.covers(is_ca, points));
         let mut best: Option<&Arc<Crl>> = None;
-        for crl in covering.filter(|crl| has_come(crl, now)) {
+        for crl in covering {
             if crl.revokes(serial) {
                 return Listed::Revoked(Arc::clone(crl));
             }
@@ -98,8 +104,4 @@ impl CrlSet {
         let crls = self.by_issuer.get(issuer).into_iter().flatten();
         crls.map(|crl| crl.fingerprint).collect()
     }
-}
-
-fn has_come(crl: &Crl, now: UnixTime) -> bool {
-    crl.this_update.as_secs() <= now.as_secs().saturating_add(CLOCKS_DIFFER_S)
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::file::MAX_LISTS;
 use super::*;
 use crate::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, crl_to_pem};
 
@@ -183,13 +184,23 @@ fn what_is_no_list_is_told_by_what_it_is() {
     ] {
         assert_eq!(read_crl_file(page.as_bytes()).unwrap_err(), CrlError::Html);
     }
-    for other in ["hello", ca.to_pem().as_str()] {
+    let key = Key::generate(KeyAlgorithm::EcdsaP256).unwrap();
+    for other in ["hello", "1 is no tag here", &key.to_pem()] {
         assert_eq!(
             read_crl_file(other.as_bytes()).unwrap_err(),
             CrlError::NotACrl
         );
     }
-    assert_eq!(read(ca.certificate(), &ca).unwrap_err(), CrlError::NotACrl);
+    let certificate = [
+        read_crl_file(ca.to_pem().as_bytes()).unwrap_err(),
+        read(ca.certificate(), &ca).unwrap_err(),
+    ];
+    assert_eq!(certificate, [CrlError::Certificate, CrlError::Certificate]);
+    assert!(
+        certificate[0]
+            .to_string()
+            .starts_with("is a certificate, not a CRL")
+    );
     let cut = &der[..der.len() - 5];
     let found = (der.len(), cut.len());
     assert_eq!(
@@ -198,12 +209,75 @@ fn what_is_no_list_is_told_by_what_it_is() {
     );
     let long = [&der[..], &[0]].concat();
     assert!(matches!(read(&long, &ca), Err(CrlError::Malformed(_))));
-    let two = [crl_to_pem(&der), ca.to_pem(), crl_to_pem(&der)].concat();
-    assert_eq!(
-        read_crl_file(two.as_bytes()).unwrap(),
-        [der.clone(), der.clone()]
-    );
     assert_eq!(read_crl_file(&der).unwrap(), [&der[..]]);
+}
+
+#[test]
+fn the_lists_of_a_file_are_read_each_once_whatever_stands_around_them() {
+    let ca = authority(KeyAlgorithm::EcdsaP256);
+    let lists: Vec<_> = (0..=MAX_LISTS as u64)
+        .map(|number| ca.revoke(&list(number, &[])).unwrap())
+        .collect();
+    let pem = |lists: &[Vec<u8>]| -> String { lists.iter().map(|der| crl_to_pem(der)).collect() };
+    let (first, second) = (pem(&lists[..1]), pem(&lists[1..2]));
+    let printed = "Certificate Revocation List (CRL):\n        Version 2 (0x1)\n";
+    for (file, held) in [
+        (format!("{first}{}{second}", ca.to_pem()), &lists[..2]),
+        (format!("{first}{second}").repeat(1_000), &lists[..2]),
+        (format!("{printed}{first}\n{printed}{second}"), &lists[..2]),
+        (format!("\u{feff}{first}"), &lists[..1]),
+        (format!("\u{feff}\r\n{printed}{first}"), &lists[..1]),
+        (pem(&lists[..MAX_LISTS]).repeat(2), &lists[..MAX_LISTS]),
+    ] {
+        assert_eq!(read_crl_file(file.as_bytes()).unwrap(), held, "{file:.200}");
+    }
+    assert_eq!(
+        read_crl_file(pem(&lists).as_bytes()).unwrap_err(),
+        CrlError::TooMany(MAX_LISTS)
+    );
+}
+
+#[test]
+fn a_list_as_pem_is_read_whole_or_not_at_all() {
+    let ca = authority(KeyAlgorithm::EcdsaP256);
+    for entries in 500..510 {
+        let serials: Vec<_> = (0..entries)
+            .map(|serial| format!("01{serial:08x}"))
+            .collect();
+        let serials: Vec<_> = serials.iter().map(String::as_str).collect();
+        let der = ca.revoke(&list(1, &serials)).unwrap();
+        let pem = crl_to_pem(&der);
+        let one_line: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        let one_line = format!("-----BEGIN X509 CRL-----\n{one_line}\n-----END X509 CRL-----");
+        for pem in [pem.replace('\n', "\r\n"), pem, one_line] {
+            assert_eq!(read_crl_file(pem.as_bytes()).unwrap(), [&der[..]]);
+        }
+    }
+    // The padding ends a piece that is decoded.
+    let padded = format!("{}\n\n\nQQ==\n{}", "MIIB".repeat(1022), "QUJD".repeat(9));
+    for (inside, end, said) in [
+        ("QUJD", "", "a section has no end"),
+        (
+            "QUJD",
+            "-----END CERTIFICATE-----",
+            "a section does not end as it begins",
+        ),
+        ("QUJ*", "-----END X509 CRL-----", "nvalid"),
+        ("QUJ", "-----END X509 CRL-----", "nvalid"),
+        (
+            &padded,
+            "-----END X509 CRL-----",
+            "text follows its padding",
+        ),
+    ] {
+        let file = format!("-----BEGIN X509 CRL-----\n{inside}\n{end}\n");
+        let error = read_crl_file(file.as_bytes()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("is not a well-formed CRL: its PEM cannot be read: "),
+            "{error}"
+        );
+        assert!(error.contains(said), "{error}");
+    }
 }
 
 #[test]
@@ -294,6 +368,8 @@ fn a_set_keeps_the_newest_of_each_key_and_says_what_it_knows() {
     };
     let set = CrlSet::new([crl(&old_key, &future)], at(0));
     assert_eq!(set.look_up(a, &ten, false, &[], at(0)), Listed::Unknown);
+    assert_eq!(set.pending().len(), 1);
+    assert!(!set.is_due(at(0)) && set.is_due(at(2 * 3600)));
     let set = CrlSet::new(
         [crl(&old_key, &future), crl(&old_key, &list(1, &["0a"]))],
         at(0),
@@ -349,6 +425,11 @@ proptest! {
         static DER: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
             authority(KeyAlgorithm::EcdsaP256).revoke(&list(1, &["0a", "0b"])).unwrap()
         });
+        let mut pem = crl_to_pem(&DER).into_bytes();
+        let place = at % pem.len();
+        pem[place] = byte;
+        pem.truncate(cut.max(place + 1));
+        let _ = read_crl_file(&pem);
         let mut der = DER.clone();
         let at = at % der.len();
         der[at] = byte;

@@ -270,3 +270,18 @@ fn a_grace_ends_though_lists_follow_each_other_that_do_not_speak_of_the_certific
         Reason::RevocationUnknown
     );
 }
+
+#[test]
+fn a_refusal_says_that_the_list_at_hand_is_from_the_future() {
+    let world = World::new();
+    let root = world.crl(&world.root, 1, &[], days(-1, 7));
+    let future = world.crl(&world.issuing, 1, &[], days(1, 7));
+    let revocation = world.of(Policy::default(), &[root, future]);
+    let fault = world.verify(&revocation, at(0)).unwrap_err();
+    assert_eq!(fault.reason, Reason::RevocationUnknown);
+    assert!(
+        fault.detail.ends_with(" is from the future)"),
+        "{}",
+        fault.detail
+    );
+}

@@ -196,6 +196,7 @@ fn a_certificate_to_explain_may_be_pem_der_or_pfx_and_anything_else_is_told() {
         "-----BEGIN CERTIFICATE-----\nMIIB\n",
     )
     .unwrap();
+    std::fs::write(folder.path("cp.toml"), "[connection-point]\n[[gateway]]\n").unwrap();
     // Roots that the file holds stand in for the trust that is not named.
     for (arguments, code, said) in [
         (&["pc.pem"] as &[&str], 0, "accepted until "),
@@ -235,6 +236,11 @@ fn a_certificate_to_explain_may_be_pem_der_or_pfx_and_anything_else_is_told() {
             &["pc.pem", "--config", "absent.toml"],
             78,
             "absent.toml: cannot be read: ",
+        ),
+        (
+            &["pc.pem", "--config", "cp.toml"],
+            78,
+            "cp.toml: configures a connection point, which verifies no client (gateway.toml or service.toml is needed)\n",
         ),
     ] {
         let out = explain(folder.0.path(), arguments);
