@@ -148,7 +148,7 @@ impl Refresher {
         }
         for wanted in configured.wanted {
             // Whose list a file brings needs no place.
-            if wanted.urls.iter().any(is_http) {
+            if wanted.urls.iter().any(|url| is_http(url)) {
                 self.want(wanted);
             }
         }
@@ -158,7 +158,7 @@ impl Refresher {
     pub fn want(&self, wanted: Wanted) {
         let settings = self.0.settings.load();
         if settings.discover && settings.fetches() {
-            let urls: Vec<_> = wanted.urls.into_iter().filter(is_http).collect();
+            let urls: Vec<_> = wanted.urls.into_iter().filter(|url| is_http(url)).collect();
             if urls.is_empty() && self.has_target_of(wanted.issuer_key) {
                 return;
             }
@@ -276,7 +276,7 @@ impl Refresher {
 }
 
 /// Whether a distribution point is a place that is fetched from.
-fn is_http(url: &String) -> bool {
+fn is_http(url: &str) -> bool {
     url.get(..5)
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case("http:"))
 }

@@ -157,7 +157,10 @@ impl Target {
     pub(super) fn label(&self) -> ByIssuer {
         let brought = self.crls();
         let first = brought.first();
-        let key = self.key.issuer.or(first.map(|crl| crl.issuer_key()));
+        let key = self
+            .key
+            .issuer
+            .or_else(|| first.map(|crl| crl.issuer_key()));
         ByIssuer {
             issuer: first
                 .map(|crl| crl.issuer().to_owned())
