@@ -17,6 +17,11 @@ use crate::reason::Reason;
 /// Between two keep-alive probes of an idle connection, so that a firewall does not forget it.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// How much may wait in the kernel to be sent to one backend, so that the memory of many bodies that it does not take is
+/// bounded.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 128 << 10;
+
 /// Makes connections to one backend.
 #[derive(Debug)]
 pub(super) struct Dialer {
@@ -111,7 +116,10 @@ async fn connect(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, 
 fn prepare(tcp: &TcpStream) {
     let _ = tcp.set_nodelay(true);
     let keep_alive = socket2::TcpKeepalive::new().with_time(KEEP_ALIVE);
-    let _ = socket2::SockRef::from(tcp).set_tcp_keepalive(&keep_alive);
+    let socket = socket2::SockRef::from(tcp);
+    let _ = socket.set_tcp_keepalive(&keep_alive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
 }
 
 impl AsyncRead for Connection {

@@ -27,10 +27,7 @@ pub(super) struct Slot(Mutex<Held>);
 #[derive(Debug)]
 struct Held {
     stream: Option<RecvStream>,
-    /// Whether something of it was read since the budget looked last; who reads looks at no clock.
-    moved: bool,
-    /// When the budget saw that last.
-    progress: Option<Instant>,
+    progress: Instant,
     taken: bool,
 }
 
@@ -38,8 +35,7 @@ impl Slot {
     fn new(stream: RecvStream) -> Self {
         Self(Mutex::new(Held {
             stream: Some(stream),
-            moved: false,
-            progress: None,
+            progress: Instant::now(),
             taken: false,
         }))
     }
@@ -56,10 +52,7 @@ impl Holder for Slot {
             Some(stream) => stream.flow_control().used_capacity(),
             None => 0,
         };
-        if std::mem::take(&mut held.moved) {
-            held.progress = None;
-        }
-        (bytes, *held.progress.get_or_insert_with(Instant::now))
+        (bytes, held.progress)
     }
 
     fn take_away(&self) {
@@ -208,7 +201,7 @@ impl Body {
             Some(Ok(data)) => {
                 // Fails only for more than was received.
                 let _ = stream.flow_control().release_capacity(data.len());
-                held.moved = true;
+                held.progress = Instant::now();
                 Poll::Ready(Some(Ok(data)))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(broken(&error)))),

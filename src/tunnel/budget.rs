@@ -34,7 +34,7 @@ pub(super) enum Pressure {
 
 /// What holds bytes that count.
 pub trait Holder: Send + Sync + std::fmt::Debug {
-    /// The bytes that it holds, and since when none of them went on, as far as who asks has seen.
+    /// The bytes that it holds, and since when none of them went on.
     fn held(&self) -> (usize, Instant);
 
     /// Takes them away, since memory is short.

@@ -14,6 +14,7 @@ use hyper::ext::ReasonPhrase;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -113,6 +114,8 @@ impl Client {
         }
         let tcp = TcpStream::connect(self.gateway).await?;
         tcp.set_nodelay(true)?;
+        // What many stalled uploads leave in the kernel would be taken from every connection of the machine.
+        SockRef::from(&tcp).set_send_buffer_size(256 << 10)?;
         let name = ServerName::try_from(self.host.clone()).unwrap();
         TlsConnector::from(tls).connect(name, tcp).await
     }
