@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use foldhash::fast::RandomState;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
 
 use super::BudgetSettings;
 use crate::metrics::Metrics;
 use crate::pieces;
 
 /// How often the bytes are counted while they could be many.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(20);
 /// How often it is asked whether they could be many.
 const REST: Duration = Duration::from_secs(1);
 
@@ -57,6 +57,8 @@ struct Inner {
     looked: AtomicU64,
     began: Instant,
     pressure: watch::Sender<Pressure>,
+    /// Called when they have become so many that they are to be counted.
+    many: Notify,
     /// What the process holds besides what is counted by its holders.
     besides: fn() -> u64,
     metrics: Metrics,
@@ -98,6 +100,7 @@ impl Budget {
             looked: AtomicU64::new(0),
             began: Instant::now(),
             pressure: watch::Sender::new(Pressure::Relaxed),
+            many: Notify::new(),
             besides,
             metrics,
         }));
@@ -118,7 +121,11 @@ impl Budget {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let holder: Weak<H> = Arc::downgrade(holder);
         self.0.holders.insert(id, holder);
-        self.0.most.fetch_add(window, Ordering::Relaxed);
+        let before = self.0.most.fetch_add(window, Ordering::Relaxed);
+        let few = self.limit() / 4;
+        if before <= few && before + window > few {
+            self.0.many.notify_one();
+        }
         Counted {
             id,
             window,
@@ -145,7 +152,9 @@ impl Budget {
             if (shown || !few) && self.is_my_turn() {
                 self.look();
             }
-            sleep(if few { REST } else { LOOK }).await;
+            let rest = if few { REST } else { LOOK };
+            // Many may come at once, and bring all that they can before a rest is over.
+            let _ = timeout(rest, self.0.many.notified()).await;
         }
     }
 

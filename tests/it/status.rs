@@ -121,50 +121,39 @@ async fn status_says_why_it_has_no_answer_of_ours() {
         "[trust]\n[[connection-point]]\nname = \"cp-1\"\n",
     );
     write("open.toml", "[gateway]\nadmin = \"192.0.2.1:9440\"\n");
-    for (arguments, code, said) in [
-        (
-            vec!["--config", "gateway.toml"],
-            78,
-            "gateway.toml: gateway.admin: is any port that is free",
-        ),
-        (
-            vec!["--config", "cp.toml"],
-            78,
-            "cp.toml: connection-point.admin: names no administration listener, and the process cannot be asked (\"127.0.0.1:9441\"",
-        ),
-        (
-            vec!["--config", "open.toml"],
-            78,
-            "gateway.admin: is not a loopback address",
-        ),
-        (
-            vec!["--config", "other.toml"],
-            78,
-            "configures neither role",
-        ),
-        (
-            vec!["--config", "service.toml"],
-            78,
-            "service.toml: is a service definition, which configures no process (the gateway.toml of",
-        ),
-        (vec!["--config", "absent.toml"], 78, "absent.toml"),
-        (vec![], 64, "--config <FILE>"),
-        (
-            vec!["--address", "127.0.0.1:1"],
-            1,
-            "nothing answers at 127.0.0.1:1: the process is not running",
-        ),
-        (vec!["--address", "a b"], 1, "a b is no address to ask at"),
-        (
-            vec!["--address", "nowhere.invalid:1"],
-            1,
-            "nowhere.invalid:1 cannot be resolved",
-        ),
-    ] {
-        let out = status(folder, &arguments).await;
+    let tells = async |arguments: &[&str], code: i32, said: &str| {
+        let out = status(folder, arguments).await;
         let told = text(&out.stderr);
         assert_eq!(out.status.code(), Some(code), "{arguments:?}: {told}");
         assert!(told.contains(said), "{arguments:?}: {told}");
+    };
+    for (file, said) in [
+        (
+            "gateway.toml",
+            "gateway.toml: gateway.admin: is any port that is free",
+        ),
+        (
+            "cp.toml",
+            "cp.toml: connection-point.admin: names no administration listener, and the process cannot be asked (\"127.0.0.1:9441\"",
+        ),
+        ("open.toml", "gateway.admin: is not a loopback address"),
+        ("other.toml", "configures neither role"),
+        (
+            "service.toml",
+            "service.toml: is a service definition, which configures no process (the gateway.toml of",
+        ),
+        ("absent.toml", "absent.toml"),
+    ] {
+        tells(&["--config", file], 78, said).await;
+    }
+    tells(&[], 64, "--config <FILE>").await;
+    let nobody = "nothing answers at 127.0.0.1:1: the process is not running";
+    for (address, said) in [
+        ("127.0.0.1:1", nobody),
+        ("a b", "a b is no address to ask at"),
+        ("nowhere.invalid:1", "nowhere.invalid:1 cannot be resolved"),
+    ] {
+        tells(&["--address", address], 1, said).await;
     }
 }
 

@@ -1,3 +1,6 @@
+mod files;
+mod sets;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -213,74 +216,6 @@ fn what_is_no_list_is_told_by_what_it_is() {
 }
 
 #[test]
-fn the_lists_of_a_file_are_read_each_once_whatever_stands_around_them() {
-    let ca = authority(KeyAlgorithm::EcdsaP256);
-    let lists: Vec<_> = (0..=MAX_LISTS as u64)
-        .map(|number| ca.revoke(&list(number, &[])).unwrap())
-        .collect();
-    let pem = |lists: &[Vec<u8>]| -> String { lists.iter().map(|der| crl_to_pem(der)).collect() };
-    let (first, second) = (pem(&lists[..1]), pem(&lists[1..2]));
-    let printed = "Certificate Revocation List (CRL):\n        Version 2 (0x1)\n";
-    for (file, held) in [
-        (format!("{first}{}{second}", ca.to_pem()), &lists[..2]),
-        (format!("{first}{second}").repeat(1_000), &lists[..2]),
-        (format!("{printed}{first}\n{printed}{second}"), &lists[..2]),
-        (format!("\u{feff}{first}"), &lists[..1]),
-        (format!("\u{feff}\r\n{printed}{first}"), &lists[..1]),
-        (pem(&lists[..MAX_LISTS]).repeat(2), &lists[..MAX_LISTS]),
-    ] {
-        assert_eq!(read_crl_file(file.as_bytes()).unwrap(), held, "{file:.200}");
-    }
-    assert_eq!(
-        read_crl_file(pem(&lists).as_bytes()).unwrap_err(),
-        CrlError::TooMany(MAX_LISTS)
-    );
-}
-
-#[test]
-fn a_list_as_pem_is_read_whole_or_not_at_all() {
-    let ca = authority(KeyAlgorithm::EcdsaP256);
-    for entries in 500..510 {
-        let serials: Vec<_> = (0..entries)
-            .map(|serial| format!("01{serial:08x}"))
-            .collect();
-        let serials: Vec<_> = serials.iter().map(String::as_str).collect();
-        let der = ca.revoke(&list(1, &serials)).unwrap();
-        let pem = crl_to_pem(&der);
-        let one_line: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        let one_line = format!("-----BEGIN X509 CRL-----\n{one_line}\n-----END X509 CRL-----");
-        for pem in [pem.replace('\n', "\r\n"), pem, one_line] {
-            assert_eq!(read_crl_file(pem.as_bytes()).unwrap(), [&der[..]]);
-        }
-    }
-    // The padding ends a piece that is decoded.
-    let padded = format!("{}\n\n\nQQ==\n{}", "MIIB".repeat(1022), "QUJD".repeat(9));
-    for (inside, end, said) in [
-        ("QUJD", "", "a section has no end"),
-        (
-            "QUJD",
-            "-----END CERTIFICATE-----",
-            "a section does not end as it begins",
-        ),
-        ("QUJ*", "-----END X509 CRL-----", "nvalid"),
-        ("QUJ", "-----END X509 CRL-----", "nvalid"),
-        (
-            &padded,
-            "-----END X509 CRL-----",
-            "text follows its padding",
-        ),
-    ] {
-        let file = format!("-----BEGIN X509 CRL-----\n{inside}\n{end}\n");
-        let error = read_crl_file(file.as_bytes()).unwrap_err().to_string();
-        assert!(
-            error.starts_with("is not a well-formed CRL: its PEM cannot be read: "),
-            "{error}"
-        );
-        assert!(error.contains(said), "{error}");
-    }
-}
-
-#[test]
 fn lists_that_do_not_speak_of_all_certificates_are_skipped() {
     let delta = fault_with(&extension(&[0x55, 0x1d, 0x1b], true, &element(0x02, &[1])));
     assert!(delta.is_skipped(), "{delta}");
@@ -311,101 +246,6 @@ fn the_publication_that_windows_announces_is_read() {
     let der = with_extension(&extension(&oid, false, &value));
     let next = Parsed::parse(&der).unwrap().next_publish.unwrap();
     assert_eq!(next.as_secs(), NOW);
-}
-
-#[test]
-fn a_set_keeps_the_newest_of_each_key_and_says_what_it_knows() {
-    let (old_key, new_key) = (
-        authority(KeyAlgorithm::EcdsaP256),
-        authority(KeyAlgorithm::EcdsaP256),
-    );
-    let crl = |ca: &Authority, list: &RevocationList| {
-        std::sync::Arc::new(read(&ca.revoke(list).unwrap(), ca).unwrap())
-    };
-    let [a, b] = [&old_key, &new_key]
-        .map(|ca| IssuerKey::of(&Certificate::parse(ca.certificate()).unwrap()));
-    let ten = serial(&[10]);
-    let second = crl(&old_key, &list(2, &["0a"]));
-    let set = CrlSet::new(
-        [
-            second.clone(),
-            crl(&old_key, &list(1, &[])),
-            crl(&new_key, &list(1, &[])),
-        ],
-        at(0),
-    );
-    assert_eq!(
-        set.look_up(a, &ten, false, &[], at(0)),
-        Listed::Revoked(second)
-    );
-    assert!(matches!(
-        set.look_up(b, &ten, false, &[], at(0)),
-        Listed::Good(_)
-    ));
-    assert!(matches!(
-        set.look_up(b, &ten, false, &[], at(25 * 3600)),
-        Listed::Stale(_)
-    ));
-    assert!(matches!(
-        set.look_up(a, &ten, false, &[], at(25 * 3600)),
-        Listed::Revoked(_)
-    ));
-    assert_eq!(
-        CrlSet::default().look_up(a, &ten, false, &[], at(0)),
-        Listed::Unknown
-    );
-    let changed = CrlSet::new([crl(&old_key, &list(3, &[]))], at(0)).difference(&set);
-    assert_eq!(
-        changed
-            .into_iter()
-            .collect::<std::collections::BTreeSet<_>>(),
-        [a, b].into()
-    );
-
-    let future = RevocationList {
-        validity: hours(2, 3),
-        ..list(9, &[])
-    };
-    let set = CrlSet::new([crl(&old_key, &future)], at(0));
-    assert_eq!(set.look_up(a, &ten, false, &[], at(0)), Listed::Unknown);
-    assert_eq!(set.pending().len(), 1);
-    assert!(!set.is_due(at(0)) && set.is_due(at(2 * 3600)));
-    let set = CrlSet::new(
-        [crl(&old_key, &future), crl(&old_key, &list(1, &["0a"]))],
-        at(0),
-    );
-    assert!(matches!(
-        set.look_up(a, &ten, false, &[], at(0)),
-        Listed::Revoked(_)
-    ));
-}
-
-#[test]
-fn a_partitioned_list_speaks_only_of_the_certificates_that_point_to_it() {
-    let ca = authority(KeyAlgorithm::EcdsaP256);
-    let key = IssuerKey::of(&Certificate::parse(ca.certificate()).unwrap());
-    let part = |number, revoked: &[&str], url: &str| {
-        let list = RevocationList {
-            points: vec![url.to_owned()],
-            ..list(number, revoked)
-        };
-        std::sync::Arc::new(read(&ca.revoke(&list).unwrap(), &ca).unwrap())
-    };
-    let set = CrlSet::new(
-        [part(1, &["0a"], "http://c/1"), part(2, &[], "http://c/2")],
-        at(0),
-    );
-    let look_up = |points: &[&str], is_ca| {
-        let points: Vec<_> = points.iter().map(|url| (*url).to_owned()).collect();
-        set.look_up(key, &serial(&[10]), is_ca, &points, at(0))
-    };
-    assert!(matches!(
-        look_up(&["ldap:///x", "http://c/1"], false),
-        Listed::Revoked(_)
-    ));
-    assert!(matches!(look_up(&["http://c/2"], false), Listed::Good(_)));
-    assert_eq!(look_up(&["http://c/1"], true), Listed::Unknown);
-    assert_eq!(look_up(&[], false), Listed::Unknown);
 }
 
 #[test]
