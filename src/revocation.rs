@@ -125,6 +125,9 @@ impl Refresher {
             None => settings.fetches() && settings.urls.contains(&key.url),
             Some(_) => settings.fetches() && settings.discover,
         };
+        if settings.fetches() && !before.fetches() {
+            self.restore(&is_kept);
+        }
         let mut targets = shared.targets();
         let trusted = trusted(&targets, &shared.authorities.load());
         targets.retain(|key, target| {
@@ -139,9 +142,6 @@ impl Refresher {
         shared.count_failing();
         if !settings.fetches() {
             return;
-        }
-        if !before.fetches() {
-            self.restore(&is_kept);
         }
         for url in &settings.urls {
             self.add(Target::of_settings(url));
@@ -318,12 +318,20 @@ impl Shared {
     }
 
     fn count_failing(&self) {
-        self.metrics.crl_fetches_failing.clear();
+        // Within the lock, so that two at once do not both count.
         let targets = self.targets();
+        self.metrics.crl_fetches_failing.clear();
         for target in targets.values().filter(|target| target.is_failing()) {
             let gauge = &self.metrics.crl_fetches_failing;
             gauge.get_or_create(&target.label()).inc();
         }
+    }
+
+    /// Whether any place brought a list of an issuer.
+    fn has_brought(&self, issuer: IssuerKey) -> bool {
+        let targets = self.targets();
+        let mut brought = targets.values().flat_map(|target| target.crls());
+        brought.any(|crl| crl.issuer_key() == issuer)
     }
 
     /// Tells that what is fetched has changed, and returns when it is in force.

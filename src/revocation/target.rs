@@ -254,7 +254,8 @@ impl Target {
             }
             Ok(None) => false,
             Err(error) => {
-                warn!(url = self.key.url, error, "a CRL cannot be fetched");
+                let issuer = self.wanted_of();
+                warn!(url = self.key.url, issuer, error, "a CRL cannot be fetched");
                 state.failures = state.failures.saturating_add(1);
                 state.last_error = Some(error);
                 return false;
@@ -284,6 +285,13 @@ impl Target {
         let limits = shared.limits();
         let mut faults = Vec::new();
         if !self.has_place() {
+            if self
+                .key
+                .issuer
+                .is_some_and(|issuer| shared.has_brought(issuer))
+            {
+                return Ok(None);
+            }
             faults.push("no certificate names a place over plain HTTP: give the CRL in trust.revocation.crls or urls".to_owned());
         }
         for url in &self.urls {

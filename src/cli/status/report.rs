@@ -236,11 +236,11 @@ fn place(place: &Value) -> String {
         Some(seconds) => format!(", asked again in {}", span(seconds)),
         None => String::new(),
     };
-    format!(
-        "fetched from {}{}: {how}{next}",
-        text(&place["url"]),
-        of_issuers(place)
-    )
+    let from = match text(&place["url"]) {
+        url if url.is_empty() => "no place to fetch from".to_owned(),
+        url => format!("fetched from {url}"),
+    };
+    format!("{from}{}: {how}{next}", of_issuers(place))
 }
 
 fn of_issuers(place: &Value) -> String {
