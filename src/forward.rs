@@ -290,8 +290,10 @@ fn is_refused(status: StatusCode) -> bool {
 
 /// The client connection that a backend connection belongs to, for backends that authenticate connections.
 fn client_of(origin: Option<&Origin>, backend: &Backend<tunnel::Body>) -> Option<String> {
-    let origin = origin.filter(|_| backend.settings().connection_auth)?;
-    Some(origin.connection().to_owned())
+    let id = origin
+        .filter(|_| backend.settings().connection_auth)?
+        .connection();
+    (!id.is_empty()).then(|| id.to_owned())
 }
 
 fn host_of(uri: &Uri) -> &str {

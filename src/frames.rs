@@ -73,6 +73,7 @@ impl Heads {
     }
 
     /// Whether no frame has begun that is not whole.
+    #[cfg(test)]
     pub fn is_at_edge(&self) -> bool {
         self.left == 0 && self.have == 0
     }

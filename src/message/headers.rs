@@ -17,8 +17,7 @@ use http::header::{self, Entry};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub use self::origin::{
-    ClientConnection, FORWARDED, ORIGIN, Origin, REQUEST_ID, RequestId, TRACEPARENT, TRACESTATE,
-    continue_trace,
+    ClientConnection, ORIGIN, Origin, REQUEST_ID, RequestId, TRACEPARENT, continue_trace,
 };
 pub use self::trailers::strip_trailers;
 use crate::role::RoleId;

@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{debug, info};
 
 use super::activity::Activity;
-
 use super::driver::{Driver, Multiplexed};
 use super::rate::Allowed;
 use super::sleeper::Sleeper;

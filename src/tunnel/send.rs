@@ -154,13 +154,14 @@ where
         let kind = Kind::Final;
         return Err(Lost { kind, failure });
     }
-    let mut body = upload.as_mut().filter(|upload| !upload.is_empty());
+    let body = upload.as_mut().filter(|upload| !upload.is_empty());
     let (response, stream) = sender
         .send_request(head, body.is_none())
         .map_err(|error| unsent(&error))?;
     drop(sender);
-    if let Some(body) = &mut body {
-        body.start(stream);
+    match body {
+        Some(body) => body.start(stream),
+        None => drop(stream),
     }
     let gated = upload.as_ref().is_some_and(|upload| upload.gated);
     let gate = gated.then(|| sleep(registry.settings().continue_wait));

@@ -14,9 +14,9 @@ pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// W3C trace context.
 pub static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// W3C trace context of vendors.
-pub static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// RFC 7239.
-pub static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 const DIGITS: usize = 32;
 
