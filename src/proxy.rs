@@ -4,12 +4,14 @@
 //! metrics and the access log hear of it. Rank 6: used by the composition alone.
 
 mod activity;
+mod answer;
 mod authorise;
 mod authority;
 mod connection;
 mod driver;
 mod exchange;
 mod frames;
+mod held_up;
 mod metadata;
 mod rate;
 mod request;
@@ -24,8 +26,8 @@ use std::sync::atomic::AtomicUsize;
 
 use arc_swap::ArcSwap;
 
+pub use self::answer::Answer;
 pub use self::connection::Connection;
-pub use self::exchange::Answer;
 use self::rate::Clients;
 pub use self::settings::Settings;
 use crate::drain::Draining;

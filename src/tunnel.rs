@@ -25,6 +25,7 @@ mod send;
 mod settings;
 mod supervisor;
 mod upload;
+mod window;
 mod wire;
 
 pub use body::Body;

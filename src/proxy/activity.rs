@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::held_up::HeldUp;
 use crate::message::body::Meter;
 use crate::reason::Reason;
 use crate::tunnel::{Counted, Holder};
@@ -14,11 +16,8 @@ use crate::tunnel::{Counted, Holder};
 /// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
 const ANSWERS_TO_FRAMES: usize = 256;
 
-/// What a connection may hold for its client before it is counted in the budget.
-const MUCH: u64 = 64 << 10;
-
-/// What TLS holds besides when it has to wait.
-const TLS_HOLDS: usize = 64 << 10;
+/// What a connection may hold for its client before it is counted in the budget, while that has room.
+pub(super) const MUCH: u32 = 64 << 10;
 
 /// What a connection holds at most, about, of what counts.
 pub(super) const MOST: u32 = 256 << 10;
@@ -47,6 +46,10 @@ pub(super) struct Activity {
     acknowledged: AtomicU64,
     /// Bytes of answers that were handed to the server of this connection.
     offered: AtomicU64,
+    /// The bytes of the last write: what TLS holds at most when it has to wait.
+    last_write: AtomicU64,
+    /// Whether an answer waits for some of them to be sent.
+    held_up: HeldUp,
     /// The connection's place in the budget, once it has held much.
     counted: OnceLock<Counted>,
     unread: AtomicBool,
@@ -78,6 +81,8 @@ impl Activity {
             taken: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
             offered: AtomicU64::new(0),
+            last_write: AtomicU64::new(0),
+            held_up: HeldUp::default(),
             counted: OnceLock::new(),
             unread: AtomicBool::new(false),
             has_body: AtomicBool::new(false),
@@ -114,6 +119,8 @@ impl Activity {
 
     /// Notes bytes to the client.
     pub(super) fn sent(&self, bytes: usize) {
+        self.last_write.store(bytes as u64, Ordering::Relaxed);
+        self.held_up.go_on();
         if bytes <= ANSWERS_TO_FRAMES {
             self.acknowledged.fetch_add(bytes as u64, Ordering::Relaxed);
             return;
@@ -128,11 +135,21 @@ impl Activity {
         self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
     }
 
-    /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become so many
-    /// that the connection should count in the budget.
-    pub(super) fn offered(&self, bytes: usize) -> bool {
+    /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become more than
+    /// `much`, so that the connection should count in the budget.
+    pub(super) fn offered(&self, bytes: usize, much: u64) -> bool {
         self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.unsent() > MUCH && self.counted.get().is_none()
+        self.unsent() > much && self.counted.get().is_none()
+    }
+
+    /// Whether the server of the connection, of HTTP/1.1, holds more than `much` of an answer: there may be no more of it
+    /// until some was sent, for which `cx` is woken.
+    pub(super) fn holds_up(&self, much: u64, cx: &Context<'_>) -> bool {
+        let holds_up = self.unsent() > much;
+        if holds_up {
+            self.held_up.wait(cx);
+        }
+        holds_up
     }
 
     /// Notes that what was left of an answer of so many bytes is not sent any more.
@@ -172,10 +189,15 @@ impl Activity {
         let _ = self.counted.set(counted);
     }
 
+    /// Whether the client must take something before more can be sent.
+    pub(super) fn waits_to_send(&self) -> bool {
+        self.waits_to_send.load(Ordering::Relaxed)
+    }
+
     /// Notes whether the client must take something before more can be sent; returns whether that was so before.
     pub(super) fn wait_to_send(&self, waits: bool) -> bool {
         // Mostly nothing changes, and to look costs less than to write.
-        let before = self.waits_to_send.load(Ordering::Relaxed);
+        let before = self.waits_to_send();
         if before != waits {
             self.waits_to_send.store(waits, Ordering::Relaxed);
         }
@@ -184,7 +206,7 @@ impl Activity {
 
     /// How long nothing has been going on at all, in either direction; `None` while something is.
     pub(super) fn resting_for(&self) -> Option<Duration> {
-        let busy = self.waits_to_send.load(Ordering::Relaxed) || self.head_for().is_some();
+        let busy = self.waits_to_send() || self.head_for().is_some();
         self.idle_for().filter(|_| !busy)
     }
 
@@ -358,10 +380,11 @@ fn millis(duration: Duration) -> u64 {
 impl Holder for Activity {
     fn held(&self) -> (usize, Instant) {
         let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
-        let held = match usize::try_from(self.unsent()).unwrap_or(usize::MAX) {
+        let held = match self.unsent() {
             0 => 0,
-            unsent => unsent.saturating_add(TLS_HOLDS),
+            unsent => unsent.saturating_add(self.last_write.load(Ordering::Relaxed)),
         };
+        let held = usize::try_from(held).unwrap_or(usize::MAX);
         (held, self.began + since)
     }
 

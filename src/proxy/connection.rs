@@ -28,7 +28,7 @@ use crate::message::headers::{ClientCertFields, ClientConnection};
 const BUFFER: usize = 128 << 10;
 
 /// What one stream of an HTTP/2 connection buffers at most for its client.
-const SEND_BUFFER: usize = 32 << 10;
+const SEND_BUFFER: usize = 16 << 10;
 
 /// Fields beyond which the parser itself gives up with a bare answer.
 const PARSER_FIELDS: usize = 100;

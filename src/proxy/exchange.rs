@@ -1,35 +1,33 @@
 //! One request from its head to the end of its answer: the only place that metrics and the access log hear of it.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::Context;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::activity::MOST;
+use super::activity::{MOST, MUCH};
+use super::answer::{Answer, Payload};
 use super::connection::Peer;
 use crate::logging::Entry;
-use crate::message::body::{BodyError, Meter};
+use crate::message::body::Meter;
 use crate::message::headers::{self, RequestId};
 use crate::message::refusal::{Hop, Refusal};
 use crate::metrics::Finished;
 use crate::reason::Reason;
 use crate::routing::Published;
-use crate::tunnel;
 
 /// The guard of one request. Its drop counts it, whatever became of it.
 #[derive(Debug)]
 pub(super) struct Exchange {
     shared: Arc<Shared>,
-    peer: Arc<Peer>,
+    pub(super) peer: Arc<Peer>,
     pub(super) id: RequestId,
     pub(super) began: Instant,
     method: Method,
@@ -45,8 +43,8 @@ pub(super) struct Exchange {
     reason: Option<Reason>,
     /// The connection point that answered.
     carrier: Option<Arc<str>>,
-    sent: u64,
-    complete: bool,
+    pub(super) sent: u64,
+    pub(super) complete: bool,
 }
 
 impl Exchange {
@@ -148,29 +146,32 @@ impl Exchange {
             keep_length(&mut head.headers, &payload);
         }
         let expected = content_length(&head.headers);
-        let body = Answer {
-            payload: if bodiless {
-                Payload::Own(Full::default())
-            } else {
-                payload
-            },
-            expected,
-            pressing: false,
-            exchange: self,
+        let payload = match bodiless {
+            true => Payload::Own(Full::default()),
+            false => payload,
         };
-        Response::from_parts(head, body.settled())
+        Response::from_parts(head, Answer::new(payload, expected, self))
     }
 
     /// What waits for the client counts in the budget of the process.
-    fn offered(&self, bytes: usize) {
+    pub(super) fn offered(&self, bytes: usize) {
         let activity = &self.peer.activity;
-        if activity.offered(bytes) {
-            let budget = self.shared.registry.budget();
+        let budget = self.shared.registry.budget();
+        let much = budget.reduced(MUCH).unwrap_or(u64::from(MUCH));
+        if activity.offered(bytes, much) {
             activity.count(budget.count(activity, MOST));
         }
     }
 
-    fn fail(&mut self, reason: Reason) {
+    /// While windows are small the server of the connection, too, is to hold little. That of HTTP/2 never holds much.
+    pub(super) fn is_held_up(&self, cx: &Context<'_>) -> bool {
+        let reduced = self.shared.registry.budget().reduced(MUCH);
+        reduced.is_some_and(|much| {
+            self.version != Version::HTTP_2 && self.peer.activity.holds_up(much, cx)
+        })
+    }
+
+    pub(super) fn fail(&mut self, reason: Reason) {
         self.reason = self.reason.or(Some(reason));
         // The end of this body is known and told, however it was.
         self.complete = true;
@@ -238,128 +239,6 @@ impl Exchange {
             duration: finished.duration,
             connection_point: self.carrier.as_deref(),
         });
-    }
-}
-
-/// Where the bytes of an answer come from.
-#[derive(Debug)]
-pub(super) enum Payload {
-    /// From the gateway itself.
-    Own(Full<Bytes>),
-    /// From a backend, through a tunnel.
-    Tunnel(tunnel::Body),
-}
-
-/// The body of an answer, which ends its exchange.
-#[derive(Debug)]
-pub struct Answer {
-    payload: Payload,
-    /// What Content-Length announces; the server stops asking when it has so much.
-    expected: Option<u64>,
-    /// Whether it is the client's turn: there is something for it, or nobody has asked yet.
-    pressing: bool,
-    exchange: Exchange,
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.press(false);
-    }
-}
-
-impl Answer {
-    /// Notes that nothing more will come, once that is so.
-    fn settled(mut self) -> Self {
-        self.settle();
-        self.press(!self.exchange.complete);
-        self
-    }
-
-    fn press(&mut self, pressing: bool) {
-        let activity = &self.exchange.peer.activity;
-        match (self.pressing, pressing) {
-            (false, true) => activity.press(),
-            (true, false) => activity.release(),
-            // The head came just before the first of the body.
-            (true, true) if self.exchange.sent == 0 => {}
-            (true, true) => activity.asked(),
-            (false, false) => {}
-        }
-        self.pressing = pressing;
-    }
-
-    fn poll_payload(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.payload {
-            Payload::Own(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
-            Payload::Tunnel(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn settle(&mut self) {
-        let whole = self
-            .expected
-            .is_some_and(|expected| self.exchange.sent >= expected);
-        self.exchange.complete |= whole || self.payload_ended();
-    }
-
-    fn payload_ended(&self) -> bool {
-        match &self.payload {
-            Payload::Own(body) => body.is_end_stream(),
-            Payload::Tunnel(body) => body.is_end_stream(),
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let polled = this.poll_payload(cx);
-        this.press(polled.is_ready());
-        let mut frame = ready!(polled);
-        if let Some(Ok(last)) = &mut frame
-            && let Some(trailers) = last.trailers_mut()
-        {
-            headers::strip_trailers(trailers);
-            if !this.exchange.trailers || trailers.is_empty() {
-                frame = None;
-            }
-        }
-        match &frame {
-            None => this.exchange.complete = true,
-            Some(Ok(frame)) => {
-                let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.exchange.sent += bytes as u64;
-                this.exchange.offered(bytes);
-                this.settle();
-            }
-            Some(Err(error)) => {
-                let cause = this.exchange.upload_fault().unwrap_or(error.reason);
-                this.exchange.fail(cause);
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.payload_ended()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.payload {
-            Payload::Own(body) => body.size_hint(),
-            Payload::Tunnel(body) => body.size_hint(),
-        }
     }
 }
 

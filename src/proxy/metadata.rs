@@ -5,7 +5,7 @@ use http::{HeaderValue, Method, Response, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::exchange::Payload;
+use super::answer::Payload;
 use crate::message::refusal::Refusal;
 use crate::reason::Reason;
 

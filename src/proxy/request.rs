@@ -17,9 +17,10 @@ use http_body::Body as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use super::answer::{Answer, Payload};
 use super::authorise::{Credentials, authorise};
 use super::connection::Peer;
-use super::exchange::{Answer, Exchange, Payload};
+use super::exchange::Exchange;
 use super::websocket::Opening;
 use super::{Shared, authority, metadata};
 use crate::message::body::{BodyError, Guarded};

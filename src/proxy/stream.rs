@@ -109,6 +109,22 @@ impl<IO> Stream<IO> {
         }
     }
 
+    /// TLS takes more than it can send: as long as the client must take something, it is given nothing more to hold.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        IO: AsyncWrite + Unpin,
+    {
+        if !self.activity.waits_to_send() {
+            return Poll::Ready(Ok(()));
+        }
+        let result = Pin::new(&mut self.inner).poll_flush(cx);
+        match result.is_ready() {
+            // Whether the client has made room is for the write to say.
+            true => result,
+            false => self.judge(cx, result),
+        }
+    }
+
     /// Passes on what a write came to; turns a wait without end into an error.
     fn judge<T>(
         &mut self,
@@ -295,6 +311,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         if let Some(instead) = self.poll_instead(cx, bytes) {
             return instead;
         }
+        ready!(self.poll_room(cx))?;
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let written = ready!(self.judge(cx, result))?;
         self.sent(written);
@@ -310,6 +327,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         if let Some(instead) = first.and_then(|first| self.poll_instead(cx, first)) {
             return instead;
         }
+        ready!(self.poll_room(cx))?;
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         let written = ready!(self.judge(cx, result))?;
         self.sent(written);

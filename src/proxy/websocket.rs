@@ -24,8 +24,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf, split};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::answer::Payload;
 use super::connection::Peer;
-use super::exchange::Payload;
 use super::{Shared, request};
 use crate::message::body::BodyError;
 use crate::message::refusal::Refusal;

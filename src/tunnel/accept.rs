@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::budget::Pressure;
 use super::driven::Client;
 use super::frames::Frames;
 use super::io::{Traffic, Watched};
 use super::link::{Link, Published};
 use super::publish::{Heard, Reading};
 use super::registry::{Peer, Registry, TunnelEnd};
+use super::window::{self, Window};
 use super::wire::{self, Refused, RolesLine};
 use super::{liveness, note};
 use crate::drain::Draining;
@@ -35,9 +35,6 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether a tunnel has used up its streams.
 const WEAR: Duration = Duration::from_secs(60);
-
-/// How many streams' windows fit where one did, when memory is tight.
-const TIGHT: u32 = 8;
 
 impl TunnelEnd {
     fn new(reason: Option<Reason>, detail: impl Into<String>) -> Self {
@@ -242,35 +239,25 @@ impl Life<'_> {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let full = self.registry.settings().wire.stream_window;
+        let mut window = Window::new(self.registry.settings().wire.stream_window);
         let mut pressure = self.registry.budget().pressure();
-        let mut window = full;
         loop {
-            let wanted = match *pressure.borrow_and_update() {
-                Pressure::Relaxed => full,
-                Pressure::Tight => full / TIGHT,
-            };
-            // It fails while the peer has not yet acknowledged the change before.
-            if wanted != window
-                && connection
-                    .connection
-                    .set_initial_window_size(wanted)
-                    .is_ok()
-            {
-                window = wanted;
-            }
+            window.fit(*pressure.borrow_and_update(), |window| {
+                connection.connection.set_initial_window_size(window)
+            });
             let fit = Aside::new(async {
                 tokio::select! {
                     biased;
                     // The budget lives as long as the registry.
                     _ = pressure.changed() => (),
-                    () = sleep(Duration::from_secs(1)), if wanted != window => (),
+                    () = sleep(window::AGAIN), if window.is_unfit() => (),
                 }
             });
             tokio::select! {
                 biased;
-                result = &mut *connection => return result,
+                // First: the peer is to hear of a smaller window before it hears of the requests that made it small.
                 () = fit => (),
+                result = &mut *connection => return result,
             }
         }
     }

@@ -16,7 +16,7 @@ use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::BodyError;
-use super::budget::{Budget, Counted, Holder};
+use super::budget::{Budget, Counted, Expected, Holder};
 use super::link::Lease;
 use crate::reason::Reason;
 
@@ -77,7 +77,7 @@ pub(super) trait Rest: Send {
 /// A body received through a tunnel. Dropping it before its end resets the stream.
 pub struct Body {
     slot: Option<Arc<Slot>>,
-    counted: Option<Counted>,
+    counted: Option<(Counted, Expected)>,
     /// In a mutex that nobody locks, so that the body is `Sync` whatever the client's body is.
     rest: Option<Mutex<Box<dyn Rest>>>,
     lease: Option<Lease>,
@@ -87,21 +87,21 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of a received head. `length` is its Content-Length, if it has one; `window` that of its stream.
+    /// The body of a received head, as it was expected. `length` is its Content-Length, if it has one.
     pub(super) fn new(
         stream: RecvStream,
         length: Option<u64>,
         budget: &Budget,
-        window: u32,
+        expected: Expected,
     ) -> Self {
         if stream.is_end_stream() {
             return Self::empty();
         }
         let slot = Arc::new(Slot::new(stream));
-        let counted = budget.count(&slot, window);
+        let counted = budget.count(&slot, 0);
         Self {
             slot: Some(slot),
-            counted: Some(counted),
+            counted: Some((counted, expected)),
             rest: None,
             lease: None,
             left: length,

@@ -1,11 +1,12 @@
 //! The budget of bytes that one process has received and not yet passed on.
 //!
 //! HTTP/2 holds those that came through tunnels, up to one stream window per stream; a gateway's client connections hold
-//! what they have for their clients; and both read and write in pieces. They are counted by looking. Above half of the
-//! budget windows shrink, and grow again below a quarter; above the whole, the streams that were longest without
-//! progress lose their bodies, and the connections their lives.
+//! what they have for their clients; and both read and write in pieces. They are counted by looking. The more bodies are
+//! to be expected, the smaller are the windows, so that many that come at once find room; windows are small, too, while
+//! more than half of the budget is used, and until it is a quarter. Above the whole, the streams that were longest
+//! without progress lose their bodies, and the connections their lives.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -23,13 +24,27 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How often it is asked whether they could be many.
 const REST: Duration = Duration::from_secs(1);
 
-/// How scarce memory is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pressure {
-    /// Windows are as configured.
-    Relaxed,
-    /// Windows are small.
-    Tight,
+/// The part of the budget that the windows of all expected bodies may add up to: as much again waits for each on its way
+/// out, and there is room for what comes before the peer has heard of a smaller window.
+const PART: u64 = 8;
+/// How often a window is halved at most: one of 256 KiB is 4 KiB then.
+const MOST_HALVINGS: u32 = 6;
+/// How often it is halved while memory is scarce.
+const SCARCE: u32 = 3;
+
+/// How small windows are for want of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pressure {
+    halvings: u32,
+    /// Whether much of the budget is used, however many bodies there are.
+    scarce: bool,
+}
+
+impl Pressure {
+    /// What is left of a window.
+    pub(super) fn of(self, full: u32) -> u32 {
+        full >> self.halvings
+    }
 }
 
 /// What holds bytes that count.
@@ -51,12 +66,16 @@ struct Inner {
     limit: AtomicU64,
     stalled_after: Duration,
     holders: DashMap<u64, Weak<dyn Holder>, RandomState>,
-    /// What all bodies that are counted could hold at most.
+    /// The full windows of all bodies that are expected or there.
+    expected: AtomicU64,
+    /// What else that is counted could hold at most.
     most: AtomicU64,
     next: AtomicU64,
     looked: AtomicU64,
     began: Instant,
     pressure: watch::Sender<Pressure>,
+    /// The same as in `pressure`, for who asks at every request.
+    halvings: AtomicU32,
     /// Called when they have become so many that they are to be counted.
     many: Notify,
     /// What the process holds besides what is counted by its holders.
@@ -68,14 +87,28 @@ struct Inner {
 #[derive(Debug)]
 pub struct Counted {
     id: u64,
-    window: u64,
+    most: u64,
     budget: Arc<Inner>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.budget.holders.remove(&self.id);
-        self.budget.most.fetch_sub(self.window, Ordering::Relaxed);
+        self.budget.most.fetch_sub(self.most, Ordering::Relaxed);
+    }
+}
+
+/// A body that may come, until dropped.
+#[derive(Debug)]
+pub(super) struct Expected {
+    window: u64,
+    budget: Arc<Inner>,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let expected = &self.budget.expected;
+        expected.fetch_sub(self.window, Ordering::Relaxed);
     }
 }
 
@@ -95,11 +128,13 @@ impl Budget {
             limit: AtomicU64::new(0),
             stalled_after: settings.stalled_after,
             holders: DashMap::default(),
+            expected: AtomicU64::new(0),
             most: AtomicU64::new(0),
             next: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             began: Instant::now(),
-            pressure: watch::Sender::new(Pressure::Relaxed),
+            pressure: watch::Sender::default(),
+            halvings: AtomicU32::new(0),
             many: Notify::new(),
             besides,
             metrics,
@@ -115,21 +150,39 @@ impl Budget {
         self.0.metrics.buffer_budget_bytes.set(shown);
     }
 
-    /// Counts what holds at most about `most` bytes until the result is dropped.
+    /// Expects a body that lies in a stream with a full `window` in bytes.
+    pub(super) fn expect(&self, window: u32) -> Expected {
+        let window = u64::from(window);
+        let expected = self.0.expected.fetch_add(window, Ordering::Relaxed) + window;
+        let halvings = self.0.halvings.load(Ordering::Relaxed);
+        if halvings < MOST_HALVINGS && expected >> halvings > self.limit() / PART {
+            self.0.many.notify_one();
+        }
+        Expected {
+            window,
+            budget: Arc::clone(&self.0),
+        }
+    }
+
+    /// Counts what holds, besides a body that is expected, at most about `most` bytes, until the result is dropped.
     pub fn count<H: Holder + 'static>(&self, holder: &Arc<H>, most: u32) -> Counted {
-        let window = u64::from(most);
+        let most = u64::from(most);
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let holder: Weak<H> = Arc::downgrade(holder);
         self.0.holders.insert(id, holder);
-        let before = self.0.most.fetch_add(window, Ordering::Relaxed);
-        let few = self.limit() / 4;
-        if before <= few && before + window > few {
-            self.0.many.notify_one();
-        }
+        self.0.most.fetch_add(most, Ordering::Relaxed);
         Counted {
             id,
-            window,
+            most,
             budget: Arc::clone(&self.0),
+        }
+    }
+
+    /// What is left of an allowance of `full` bytes for one body; `None` while it is whole.
+    pub fn reduced(&self, full: u32) -> Option<u64> {
+        match self.0.halvings.load(Ordering::Relaxed) {
+            0 => None,
+            halvings => Some(u64::from(full >> halvings)),
         }
     }
 
@@ -144,18 +197,25 @@ impl Budget {
     /// Safe.
     pub(super) async fn watch(&self) {
         loop {
-            let most = self.0.most.load(Ordering::Relaxed) + (self.0.besides)();
-            let relaxed = *self.0.pressure.borrow() == Pressure::Relaxed;
-            let few = most <= self.limit() / 4 && relaxed;
+            self.fit();
+            let most = self.expected() + self.0.most.load(Ordering::Relaxed) + (self.0.besides)();
+            let pressure = *self.0.pressure.borrow();
+            let few = most <= self.limit() / 4 && !pressure.scarce;
             // What was counted last must not stand when nothing is left to count.
             let shown = self.0.metrics.buffered_bytes.get() != 0;
             if (shown || !few) && self.is_my_turn() {
                 self.look();
+                self.fit();
             }
-            let rest = if few { REST } else { LOOK };
+            let calm = few && pressure.halvings == 0;
+            let rest = if calm { REST } else { LOOK };
             // Many may come at once, and bring all that they can before a rest is over.
             let _ = timeout(rest, self.0.many.notified()).await;
         }
+    }
+
+    fn expected(&self) -> u64 {
+        self.0.expected.load(Ordering::Relaxed)
     }
 
     fn limit(&self) -> u64 {
@@ -173,7 +233,7 @@ impl Budget {
         due && swap(now).is_ok()
     }
 
-    /// Counts, sets the pressure, and takes from the stalled what is too much.
+    /// Counts, and takes from the stalled what is too much.
     fn look(&self) {
         let holders: Vec<Arc<dyn Holder>> = self
             .0
@@ -193,7 +253,6 @@ impl Budget {
         if total > self.limit() {
             total = self.take_away(waiting, total);
         }
-        self.set_pressure(total);
         let bytes = i64::try_from(total).unwrap_or(i64::MAX);
         self.0.metrics.buffered_bytes.set(bytes);
     }
@@ -215,15 +274,84 @@ impl Budget {
         total
     }
 
-    fn set_pressure(&self, total: u64) {
-        let limit = self.limit();
+    /// Fits the pressure to the bodies that are expected and to the bytes that were counted last.
+    fn fit(&self) {
+        let (limit, expected) = (self.limit(), self.expected());
+        let used = u64::try_from(self.0.metrics.buffered_bytes.get()).unwrap_or(0);
         self.0.pressure.send_if_modified(|pressure| {
-            let next = match *pressure {
-                Pressure::Relaxed if total > limit / 2 => Pressure::Tight,
-                Pressure::Tight if total < limit / 4 => Pressure::Relaxed,
-                same @ (Pressure::Relaxed | Pressure::Tight) => same,
+            let scarce = used > limit / 2 || (pressure.scarce && used >= limit / 4);
+            let floor = if scarce { SCARCE } else { 0 };
+            let least = floor.max(halvings(expected, limit / PART));
+            // Windows grow again when twice as many would fit, so that they do not change with every body.
+            let enough = floor.max(halvings(2 * expected, limit / PART));
+            let next = Pressure {
+                halvings: pressure.halvings.clamp(least, enough),
+                scarce,
             };
+            self.0.halvings.store(next.halvings, Ordering::Relaxed);
             std::mem::replace(pressure, next) != next
         });
+    }
+}
+
+/// How often windows of `full` bytes together are to be halved until they add up to no more than `room`.
+fn halvings(full: u64, room: u64) -> u32 {
+    let fits = |halvings: &u32| full >> halvings <= room;
+    (0..MOST_HALVINGS).find(fits).unwrap_or(MOST_HALVINGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(bytes: u64) -> Budget {
+        let settings = BudgetSettings {
+            bytes,
+            ..BudgetSettings::default()
+        };
+        Budget::new(settings, Metrics::new())
+    }
+
+    #[test]
+    fn the_more_bodies_are_expected_the_smaller_are_the_windows_and_they_grow_again() {
+        const FULL: u32 = 256 << 10;
+        let budget = budget(64 << 20);
+        let window = || {
+            budget.fit();
+            budget.pressure().borrow().of(FULL)
+        };
+        let mut bodies = Vec::new();
+        for (count, kib) in [
+            (32, 256),
+            (33, 128),
+            (64, 128),
+            (65, 64),
+            (2_000, 4),
+            (9_000, 4),
+        ] {
+            bodies.resize_with(count, || budget.expect(FULL));
+            assert_eq!(window(), kib << 10, "{count} bodies");
+        }
+        for (count, kib) in [
+            (1_024, 4),
+            (600, 4),
+            (512, 8),
+            (33, 64),
+            (32, 128),
+            (16, 256),
+        ] {
+            bodies.truncate(count);
+            assert_eq!(window() >> 10, kib, "{count} bodies are left");
+        }
+    }
+
+    #[test]
+    fn windows_are_small_while_much_of_the_budget_is_used() {
+        let budget = budget(64);
+        for (used, window) in [(32, 256), (33, 32), (16, 32), (15, 256)] {
+            budget.0.metrics.buffered_bytes.set(used);
+            budget.fit();
+            assert_eq!(budget.pressure().borrow().of(256), window, "{used} of 64");
+        }
     }
 }

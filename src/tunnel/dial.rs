@@ -22,6 +22,7 @@ use super::driven::Server;
 use super::incoming::{Place, Respond};
 use super::io::{Traffic, Watched};
 use super::send::length_of;
+use super::window::{self, Window};
 use super::wire::{self, Hello, Refused};
 use super::{Body, Incoming, Wire, liveness, note, publish};
 use crate::reason::Reason;
@@ -33,9 +34,6 @@ const NOTES: usize = 16;
 
 /// How long the last line of roles may take.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How many streams' windows fit where one did, when memory is tight.
-const TIGHT: u32 = 8;
 
 /// What a tunnel is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +188,7 @@ impl Words<'_> {
             Some(note) = self.notes.recv() => Word::Note(note),
             () = &mut self.silent => Word::Silent,
             _ = pressure.changed() => Word::Fit,
-            () = sleep(Duration::from_secs(1)), if unfit => Word::Fit,
+            () = sleep(window::AGAIN), if unfit => Word::Fit,
             // It looks after the budget for ever.
             () = &mut self.budget => Word::Fit,
         }
@@ -234,7 +232,9 @@ where
             budget: Box::pin(self.common.budget.watch()),
         };
         let mut ended = loop {
-            window.fit(connection, *pressure.borrow_and_update());
+            window.fit(*pressure.borrow_and_update(), |window| {
+                connection.connection.set_initial_window_size(window)
+            });
             let order = words.order;
             let word = Aside::new(words.next(&mut pressure, window.is_unfit()));
             let word = tokio::select! {
@@ -313,8 +313,9 @@ where
                 };
                 let respond = Respond::new(way, request.method().clone(), place);
                 let length = length_of(request.headers());
-                let (budget, window) = (&self.common.budget, self.common.wire.stream_window);
-                let request = request.map(|body| Body::new(body, length, budget, window));
+                let budget = &self.common.budget;
+                let expected = budget.expect(self.common.wire.stream_window);
+                let request = request.map(|body| Body::new(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);
             }
@@ -386,44 +387,4 @@ fn broken(error: &h2::Error) -> Ended {
 async fn next_order(orders: &mut watch::Receiver<Order>, now: Order) -> Order {
     let next = orders.wait_for(|order| *order != now).await;
     next.map_or(Order::Close, |order| *order)
-}
-
-/// The window of a stream, as the peer was told.
-struct Window {
-    full: u32,
-    told: u32,
-    wanted: u32,
-}
-
-impl Window {
-    fn new(full: u32) -> Self {
-        Self {
-            full,
-            told: full,
-            wanted: full,
-        }
-    }
-
-    fn fit<IO>(&mut self, connection: &mut Server<IO>, pressure: Pressure)
-    where
-        IO: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.wanted = match pressure {
-            Pressure::Relaxed => self.full,
-            Pressure::Tight => self.full / TIGHT,
-        };
-        // It fails while the peer has not yet acknowledged the change before.
-        if self.is_unfit()
-            && connection
-                .connection
-                .set_initial_window_size(self.wanted)
-                .is_ok()
-        {
-            self.told = self.wanted;
-        }
-    }
-
-    fn is_unfit(&self) -> bool {
-        self.told != self.wanted
-    }
 }

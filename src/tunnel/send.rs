@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::ResponseFuture;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::request::Parts;
@@ -14,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use tokio::time::{Sleep, sleep};
 
 use super::body::{Body, Rest};
+use super::budget::Expected;
 use super::link::{Lease, Link};
 use super::registry::{Failure, Need, Registry};
 use super::upload::Upload;
@@ -77,6 +79,12 @@ where
     }
     let may_repeat = upload.is_empty() && is_repeatable(&parts.method);
     let mut upload = Some(upload);
+    let expect = || {
+        let window = registry.settings().wire.stream_window;
+        registry.budget().expect(window)
+    };
+    // Long polls are many, and few of them are answered at once.
+    let mut expected = (!need.long_poll).then(expect);
     let mut tried: Vec<Arc<Link>> = Vec::new();
     let mut first: Option<Failure> = None;
     loop {
@@ -91,8 +99,11 @@ where
             retries.get_or_create(&ByRole::new(need.role)).inc();
         }
         let link = Arc::clone(&lease.link);
-        let lost = match attempt(registry, lease, &parts, &mut upload).await {
-            Ok(response) => return Ok(response),
+        let lost = match attempt(registry, &lease, &parts, &mut upload).await {
+            Ok(response) => {
+                let expected = expected.take().unwrap_or_else(expect);
+                return Ok(received(registry, lease, response, upload, expected));
+            }
             Err(lost) => lost,
         };
         tried.push(link);
@@ -135,13 +146,13 @@ fn is_repeatable(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) || method.as_str() == "PROPFIND"
 }
 
-/// One attempt on one tunnel. The upload is taken by an answer; else it is left, as far as it has come.
+/// One attempt on one tunnel. The upload is left as far as it has come.
 async fn attempt<B>(
     registry: &Registry,
-    lease: Lease,
+    lease: &Lease,
     parts: &Parts,
     upload: &mut Option<Upload<B>>,
-) -> Result<Response<Body>, Lost>
+) -> Result<Response<RecvStream>, Lost>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
@@ -165,15 +176,13 @@ where
     }
     let gated = upload.as_ref().is_some_and(|upload| upload.gated);
     let gate = gated.then(|| sleep(registry.settings().continue_wait));
-    match answer(response, upload, gate).await {
-        Ok(response) => Ok(received(registry, lease, response, upload.take())),
-        Err(lost) => {
-            if let Some(upload) = upload {
-                upload.reset(h2::Reason::CANCEL);
-            }
-            Err(lost)
-        }
+    let answered = answer(response, upload, gate).await;
+    if answered.is_err()
+        && let Some(upload) = upload
+    {
+        upload.reset(h2::Reason::CANCEL);
     }
+    answered
 }
 
 /// Waits for the answer's head and pumps the body meanwhile.
@@ -181,7 +190,7 @@ async fn answer<B>(
     mut response: ResponseFuture,
     upload: &mut Option<Upload<B>>,
     gate: Option<Sleep>,
-) -> Result<Response<h2::RecvStream>, Lost>
+) -> Result<Response<RecvStream>, Lost>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
@@ -222,8 +231,9 @@ fn is_open(response: &mut ResponseFuture, wait: Pin<&mut Sleep>, cx: &mut Contex
 fn received<B>(
     registry: &Registry,
     lease: Lease,
-    response: Response<h2::RecvStream>,
+    response: Response<RecvStream>,
     upload: Option<Upload<B>>,
+    expected: Expected,
 ) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -236,8 +246,7 @@ where
     });
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);
-    let window = registry.settings().wire.stream_window;
-    let body = Body::new(stream, length, registry.budget(), window);
+    let body = Body::new(stream, length, registry.budget(), expected);
     Response::from_parts(parts, body.carry(lease, rest))
 }
 
