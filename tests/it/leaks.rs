@@ -1,6 +1,6 @@
 //! Nothing is left behind: tasks, descriptors and memory of both roles after many requests, aborted ones and reconnects.
 //!
-//! A twentieth of the counts by default; `OPENCMG_LEAKS=full` runs all of them.
+//! A twentieth of the counts by default, a hundredth of the reconnects; `OPENCMG_LEAKS=full` runs all of them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,15 @@ use crate::world::{
     mutual, server, within,
 };
 
+/// How many tunnels there are; all are cut at once.
+const TUNNELS: u64 = 16;
+
 /// How often each thing happens, in all.
 struct Counts {
     requests: u64,
     aborted: usize,
-    reconnects: u64,
+    /// How often all tunnels are cut.
+    cuts: u64,
 }
 
 impl Counts {
@@ -31,7 +35,7 @@ impl Counts {
         Self {
             requests: 1_000_000 / share as u64,
             aborted: 100_000 / share,
-            reconnects: 200 / share as u64,
+            cuts: 10_000 / TUNNELS / if full { 1 } else { 60 },
         }
     }
 
@@ -39,7 +43,7 @@ impl Counts {
         Self {
             requests: self.requests / 10,
             aborted: self.aborted / 10,
-            reconnects: self.reconnects / 10,
+            cuts: self.cuts / 10,
         }
     }
 }
@@ -103,22 +107,29 @@ async fn aborted(world: &World, count: usize) {
 }
 
 /// The tunnels are cut, and come back.
-async fn reconnects(world: &World, relay: &Relay, count: u64) {
-    for _ in 0..count {
+async fn reconnects(world: &World, relay: &Relay, cuts: u64) {
+    for _ in 0..cuts {
         let before = relay.accepted();
         relay.cut();
-        eventually("the tunnel is dialled anew", async || {
-            relay.accepted() > before
+        eventually("the tunnels are dialled anew", async || {
+            relay.accepted() >= before + TUNNELS
         })
         .await;
-        world.gateways[0].has_tunnels(1).await;
+        has_tunnels(world).await;
     }
+}
+
+async fn has_tunnels(world: &World) {
+    eventually("the tunnels are up", async || {
+        world.gateways[0].metric("opencmg_tunnels", "").await == TUNNELS as f64
+    })
+    .await;
 }
 
 async fn everything(world: &World, relay: &Relay, counts: &Counts) {
     requests(world, counts.requests).await;
     aborted(world, counts.aborted).await;
-    reconnects(world, relay, counts.reconnects).await;
+    reconnects(world, relay, counts.cuts).await;
 }
 
 /// Waits until each node has as many tasks and descriptors as before.
@@ -151,10 +162,14 @@ async fn requests_aborted_requests_and_reconnects_leave_nothing_behind() {
         + &role(SOFTWARE_UPDATE_POINT, "software-update-point", update);
     // A pause grows with each reconnect that follows soon, up to half a minute.
     let plan = Plan::new()
-        .tunnels(1)
+        .tunnels(TUNNELS as usize)
         .connection_points("reconnect-max = \"1s\"\n")
+        .gateway(&format!(
+            "[tunnel]\ntunnels-per-connection-point = {TUNNELS}\n"
+        ))
         .connection_point_with(&roles);
     let world = plan.through(&relay).start().await;
+    has_tunnels(&world).await;
     let counts = Counts::wanted();
     let nodes = [&world.gateways[0], &world.connection_points[0]];
     let before = [Has::of(nodes[0]).await, Has::of(nodes[1]).await];
