@@ -45,6 +45,7 @@ fn tunnel(view: &TunnelView) -> Value {
         "age_s": view.age.as_secs(),
         "in_flight": view.in_flight,
         "long_polls": view.long_polls,
+        "requests": view.requests,
         "draining": view.draining,
         "roles": view.roles.iter().map(RoleId::to_string).collect::<Vec<_>>(),
     })

@@ -83,13 +83,17 @@ impl Link {
 
     /// Whether the tunnel takes no more requests.
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
-            || self.opened.load(Ordering::Relaxed) >= STREAMS_IN_A_LIFE
+        self.draining.load(Ordering::Acquire) || self.opened() >= STREAMS_IN_A_LIFE
+    }
+
+    /// Requests that were given a place so far.
+    pub(super) fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Whether all streams that a tunnel can carry in its life are used up.
     pub(super) fn is_worn_out(&self) -> bool {
-        self.opened.load(Ordering::Relaxed) >= STREAMS_IN_A_LIFE
+        self.opened() >= STREAMS_IN_A_LIFE
     }
 
     /// Learns how many streams the peer allows now.

@@ -86,6 +86,8 @@ pub struct TunnelView {
     pub in_flight: usize,
     /// Long polls in flight.
     pub long_polls: usize,
+    /// Requests that were sent through it so far; none on a connection point, which does not count them.
+    pub requests: Option<usize>,
     /// Whether it takes no more requests.
     pub draining: bool,
     /// The roles that it serves now.
@@ -226,6 +228,7 @@ impl Registry {
                 instance: Some(instance.clone()),
                 in_flight: link.in_flight(),
                 long_polls: link.long_polls(),
+                requests: Some(link.opened()),
                 draining: link.is_draining(),
                 roles: link.roles(&assigned),
             }

@@ -177,6 +177,7 @@ impl Supervisor {
                 instance: state.plan.instance(*id).cloned(),
                 in_flight: tunnel.in_flight.load(Ordering::Relaxed),
                 long_polls: 0,
+                requests: None,
                 draining: state.plan.is_leaving(*id),
                 roles: Vec::new(),
             })
