@@ -293,6 +293,8 @@ impl Core {
         }
         self.loops.spawn(Arc::clone(self).recheck());
         self.loops.spawn(Arc::clone(self).watch_expiry());
+        let budget = self.registry.budget().clone();
+        self.loops.spawn(async move { budget.watch().await });
         let core = Arc::downgrade(self);
         self.refresher.start(Box::new(move || {
             if let Some(core) = core.upgrade() {

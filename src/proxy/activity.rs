@@ -19,6 +19,10 @@ const ANSWERS_TO_FRAMES: usize = 256;
 /// What a connection may hold for its client before it is counted in the budget, while that has room.
 pub(super) const MUCH: u32 = 64 << 10;
 
+/// What a client must take at least, and which part of what is held for it, before that counts as moving.
+const LITTLE: u64 = 1 << 10;
+const SHARE: u64 = 64;
+
 /// What a connection holds at most, about, of what counts.
 pub(super) const MOST: u32 = 256 << 10;
 
@@ -48,6 +52,9 @@ pub(super) struct Activity {
     offered: AtomicU64,
     /// The bytes of the last write: what TLS holds at most when it has to wait.
     last_write: AtomicU64,
+    /// When what is held last became noticeably less, in milliseconds from the beginning, and the bytes sent by then.
+    moved_ms: AtomicU64,
+    moved_at: AtomicU64,
     /// Whether an answer waits for some of them to be sent.
     held_up: HeldUp,
     /// The connection's place in the budget, once it has held much.
@@ -82,6 +89,8 @@ impl Activity {
             acknowledged: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
+            moved_ms: AtomicU64::new(0),
+            moved_at: AtomicU64::new(0),
             held_up: HeldUp::default(),
             counted: OnceLock::new(),
             unread: AtomicBool::new(false),
@@ -128,6 +137,7 @@ impl Activity {
         self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
         let now = self.now_ms();
         self.asked_ms.store(now, Ordering::Relaxed);
+        self.move_on(now);
         if self.is_idle() {
             self.busy_ms.store(now, Ordering::Relaxed);
         }
@@ -135,9 +145,24 @@ impl Activity {
         self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
     }
 
+    /// Notes that what is held moves, if what was sent is worth the name: who holds much and takes the heads of little
+    /// answers beside it stands still.
+    fn move_on(&self, now: u64) {
+        let (sent, unsent) = (self.bytes_sent(), self.unsent());
+        let since = sent.saturating_sub(self.moved_at.load(Ordering::Relaxed));
+        if unsent == 0 || since >= LITTLE.max(unsent / SHARE) {
+            self.moved_ms.store(now, Ordering::Relaxed);
+            self.moved_at.store(sent, Ordering::Relaxed);
+        }
+    }
+
     /// Notes bytes of an answer on their way to the server of the connection; returns whether they have become more than
     /// `much`, so that the connection should count in the budget.
     pub(super) fn offered(&self, bytes: usize, much: u64) -> bool {
+        if self.unsent() == 0 {
+            // It has stood still since now, if it does.
+            self.move_on(self.now_ms());
+        }
         self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
         self.unsent() > much && self.counted.get().is_none()
     }
@@ -152,7 +177,7 @@ impl Activity {
         holds_up
     }
 
-    /// Notes that what was left of an answer of so many bytes is not sent any more.
+    /// Notes that what was left of an answer, at most so many bytes, is not sent any more.
     pub(super) fn withdrawn(&self, bytes: u64) {
         let bytes = bytes.min(self.unsent());
         self.offered.fetch_sub(bytes, Ordering::Relaxed);
@@ -379,7 +404,7 @@ fn millis(duration: Duration) -> u64 {
 
 impl Holder for Activity {
     fn held(&self) -> (usize, Instant) {
-        let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+        let since = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
         let held = match self.unsent() {
             0 => 0,
             unsent => unsent.saturating_add(self.last_write.load(Ordering::Relaxed)),
@@ -452,6 +477,31 @@ mod tests {
         assert_eq!(activity.head_for(), Some(Duration::ZERO));
         activity.received_frames(9, false, false);
         assert_eq!(activity.head_for(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_much_and_takes_the_heads_of_little_answers_stands_still() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        let stands_for = || Instant::now() - activity.held().1;
+        tokio::time::advance(second).await;
+        activity.offered(1 << 20, 0);
+        assert_eq!(stands_for(), Duration::ZERO);
+        for _ in 0..10 {
+            tokio::time::advance(second).await;
+            activity.press();
+            activity.sent(ANSWERS_TO_FRAMES + 1);
+            activity.release();
+        }
+        assert_eq!(stands_for(), 10 * second);
+        activity.sent(32 << 10);
+        assert_eq!(stands_for(), Duration::ZERO);
+        // What is held for a slow client is little, and so is what it must take.
+        activity.sent(1 << 20);
+        activity.offered(8 << 10, 0);
+        tokio::time::advance(second).await;
+        activity.sent(LITTLE as usize);
+        assert_eq!(stands_for(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]

@@ -137,7 +137,6 @@ impl Body for Answer {
             None => this.exchange.complete = true,
             Some(Ok(frame)) => {
                 let bytes = frame.data_ref().map_or(0, Bytes::len);
-                this.exchange.sent += bytes as u64;
                 this.exchange.offered(bytes);
                 this.settle();
             }

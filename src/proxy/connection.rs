@@ -27,8 +27,8 @@ use crate::message::headers::{ClientCertFields, ClientConnection};
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
 
-/// What one stream of an HTTP/2 connection buffers at most for its client.
-const SEND_BUFFER: usize = 16 << 10;
+/// What one stream of an HTTP/2 connection buffers for its client before it takes another frame.
+pub(super) const SEND_BUFFER: usize = 16 << 10;
 
 /// Fields beyond which the parser itself gives up with a bare answer.
 const PARSER_FIELDS: usize = 100;

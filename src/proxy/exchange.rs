@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::activity::{MOST, MUCH};
 use super::answer::{Answer, Payload};
-use super::connection::Peer;
+use super::connection::{Peer, SEND_BUFFER};
 use crate::logging::Entry;
 use crate::message::body::Meter;
 use crate::message::headers::{self, RequestId};
@@ -44,6 +44,8 @@ pub(super) struct Exchange {
     /// The connection point that answered.
     carrier: Option<Arc<str>>,
     pub(super) sent: u64,
+    /// The last part of the answer that was handed on.
+    last: u64,
     pub(super) complete: bool,
 }
 
@@ -74,6 +76,7 @@ impl Exchange {
             reason: None,
             carrier: None,
             sent: 0,
+            last: 0,
             complete: false,
         }
     }
@@ -154,16 +157,27 @@ impl Exchange {
     }
 
     /// What waits for the client counts in the budget of the process.
-    pub(super) fn offered(&self, bytes: usize) {
+    pub(super) fn offered(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
+        self.last = bytes as u64;
         let activity = &self.peer.activity;
         let budget = self.shared.registry.budget();
-        let much = budget.reduced(MUCH).unwrap_or(u64::from(MUCH));
+        let much = budget.reduced(MUCH).unwrap_or_else(|| u64::from(MUCH));
         if activity.offered(bytes, much) {
             activity.count(budget.count(activity, MOST));
         }
     }
 
-    /// While windows are small the server of the connection, too, is to hold little. That of HTTP/2 never holds much.
+    /// What the server of the connection may still hold of this answer: of HTTP/2 that is one stream's.
+    fn unsent_at_most(&self) -> u64 {
+        match self.version {
+            Version::HTTP_2 => self.sent.min(self.last + SEND_BUFFER as u64),
+            _ => self.sent,
+        }
+    }
+
+    /// While windows are small the server of the connection, too, is to hold little. That of HTTP/2 holds a frame and
+    /// little more of each stream: to wait for each other's would hold up those that flow.
     pub(super) fn is_held_up(&self, cx: &Context<'_>) -> bool {
         let reduced = self.shared.registry.budget().reduced(MUCH);
         reduced.is_some_and(|much| {
@@ -181,7 +195,7 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.complete {
-            self.peer.activity.withdrawn(self.sent);
+            self.peer.activity.withdrawn(self.unsent_at_most());
             let cause = self.peer.activity.ended().unwrap_or(Reason::ClientGone);
             let own = self.reason.or_else(|| self.upload_fault());
             self.reason = own.or(Some(cause));

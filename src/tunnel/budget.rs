@@ -191,11 +191,12 @@ impl Budget {
         self.0.pressure.subscribe()
     }
 
-    /// Looks after the budget for ever. Every tunnel runs this; whoever comes first looks.
+    /// Looks after the budget for ever. Every tunnel runs this, and a process whose clients hold bytes when no tunnel is
+    /// left; whoever comes first looks.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(super) async fn watch(&self) {
+    pub async fn watch(&self) {
         loop {
             self.fit();
             let most = self.expected() + self.0.most.load(Ordering::Relaxed) + (self.0.besides)();

@@ -1,6 +1,6 @@
 //! Nothing is left behind: tasks, descriptors and memory of both roles after many requests, aborted ones and reconnects.
 //!
-//! A twentieth of the counts by default, a hundredth of the reconnects; `OPENCMG_LEAKS=full` runs all of them.
+//! A twentieth of the counts by default, a sixtieth of the reconnects; `OPENCMG_LEAKS=full` runs all of them.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use opencmg::cli::builtin::{BuiltIn, Options, content};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -266,6 +267,90 @@ async fn two_thousand_stalled_downloads_stay_within_the_budget_and_live_ones_com
     })
     .await;
     drop(held);
+    world.finish().await;
+    backend.stop().await;
+}
+
+/// How many clients stall for a while, over each version of HTTP.
+const PAUSING: usize = 16;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_stall_while_windows_are_small_and_go_on_lose_nothing() {
+    const LENGTH: usize = 4 << 20;
+    let backend = BuiltIn::software_update_point().await.unwrap();
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .gateway("[tunnel]\nbuffered-bytes = \"8 MiB\"\n");
+    let world = plan.start().await;
+    let client = world.anonymous();
+    let path = server(&format!("Content/x-{LENGTH}.cab"));
+    let mut http1 = Vec::new();
+    for _ in 0..PAUSING {
+        let mut tls = client.tls(&[b"http/1.1"]).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n");
+        tls.write_all(request.as_bytes()).await.unwrap();
+        tls.flush().await.unwrap();
+        assert_eq!(tls.read_u8().await.unwrap(), b'H');
+        http1.push(tls);
+    }
+    let mut connection = client.connect_h2().await.unwrap();
+    let mut http2 = Vec::new();
+    for _ in 0..PAUSING {
+        let request = client.addressed(get(&path));
+        http2.push(connection.start(request).await.unwrap());
+    }
+    let buffered = "opencmg_buffered_bytes";
+    eventually("something is held for all of them", async || {
+        world.gateways[0].metric(buffered, "").await >= 100_000.0
+    })
+    .await;
+    let whole = content::bytes_at(0, LENGTH);
+    for mut tls in http1 {
+        let mut answer = Vec::new();
+        let rest = within(
+            Duration::from_secs(30),
+            "the rest",
+            tls.read_to_end(&mut answer),
+        );
+        rest.await.unwrap();
+        assert!(
+            answer.ends_with(&whole),
+            "{} bytes over HTTP/1.1",
+            answer.len()
+        );
+    }
+    // Together: those that are not read would use up what the client's connection takes.
+    let all = futures_util::future::join_all(
+        http2
+            .into_iter()
+            .map(async |answer| answer.into_body().collect().await.unwrap().to_bytes()),
+    );
+    for found in within(Duration::from_secs(30), "the rest", all).await {
+        assert!(found == whole, "{} bytes over HTTP/2", found.len());
+    }
+    world.finish().await;
+    backend.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_for_stalled_clients_is_counted_when_no_tunnel_is_left() {
+    let backend = BuiltIn::software_update_point().await.unwrap();
+    let plan = Plan::new()
+        .connection_point(&backend.url(), &backend.url())
+        .gateway("[tunnel]\nbuffered-bytes = \"1 MiB\"\n");
+    let mut world = plan.start().await;
+    let held = stall(&world, 40).await;
+    let buffered = "opencmg_buffered_bytes";
+    eventually("something is held", async || {
+        world.gateways[0].metric(buffered, "").await > 0.0
+    })
+    .await;
+    world.connection_points[0].kill();
+    drop(held);
+    eventually("nothing is held any more", async || {
+        world.gateways[0].metric(buffered, "").await == 0.0
+    })
+    .await;
     world.finish().await;
     backend.stop().await;
 }
