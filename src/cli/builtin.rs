@@ -23,6 +23,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::drain::{Drain, Draining};
@@ -30,6 +31,10 @@ use crate::tasks::Tasks;
 
 pub use management_point::{MPLIST, SITESIGNCERT, policy};
 pub use software_update_point::soap_answer;
+
+/// What waits in the kernel for one peer: thousands that stall share the machine with both ends of their way, and what the
+/// kernel has for all sockets together is not much.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// The body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -168,6 +173,8 @@ impl Server {
     async fn serve(self, stream: TcpStream) {
         // A peer that is gone already shows at the first read.
         let _ = stream.set_nodelay(true);
+        // The kernel's default is fine where this fails.
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
         let service = service_fn(|request| {
             self.requests.fetch_add(1, Ordering::Relaxed);
             let site = self.site.clone();
