@@ -14,7 +14,6 @@ mod incoming;
 mod io;
 mod link;
 mod liveness;
-mod merge;
 mod note;
 mod pick;
 mod plan;

@@ -13,7 +13,6 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::merge::Merge;
 use super::send::length_of;
 use super::upload::poll_room;
 use super::{Body, BodyError};
@@ -150,7 +149,6 @@ impl Respond {
         let mut answer = Answer {
             stream,
             body,
-            merge: Merge::default(),
             part: Bytes::new(),
             trailers: None,
             body_ended: false,
@@ -187,7 +185,6 @@ fn lost(error: &h2::Error) -> Reason {
 struct Answer<B> {
     stream: SendStream<Bytes>,
     body: B,
-    merge: Merge,
     part: Bytes,
     trailers: Option<HeaderMap>,
     body_ended: bool,
@@ -227,10 +224,8 @@ where
             if self.body_ended {
                 return Poll::Ready(self.end());
             }
-            match self.poll_body(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
-                Poll::Pending => self.part = ready!(self.merge.poll_rested(cx)),
+            if let Err(reason) = ready!(self.poll_body(cx)) {
+                return Poll::Ready(Err(reason));
             }
         }
     }
@@ -238,7 +233,6 @@ where
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
             self.body_ended = true;
-            self.part = self.merge.take().unwrap_or_default();
             return Poll::Ready(Ok(()));
         };
         let frame = match frame {
@@ -253,14 +247,11 @@ where
                     };
                     *left = rest;
                 }
-                let now = self.merge.put(data);
-                let now = now.or_else(|| self.body.is_end_stream().then(|| self.merge.take())?);
-                self.part = now.unwrap_or_default();
+                self.part = data;
             }
             Err(frame) => {
                 self.trailers = frame.into_trailers().ok();
                 self.body_ended = true;
-                self.part = self.merge.take().unwrap_or_default();
             }
         }
         Poll::Ready(Ok(()))
