@@ -140,7 +140,7 @@ async fn stalled_uploads_do_not_slow_a_live_one_on_the_same_tunnel() {
 async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do_not() {
     let settings = BudgetSettings {
         // Less than forty windows hold, however small they are made.
-        bytes: 128 << 10,
+        bytes: 64 << 10,
         stalled_after: Duration::from_millis(200),
     };
     let (gateway, point) = one_tunnel(settings).await;
@@ -153,7 +153,7 @@ async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do
     live_traffic(&gateway).await;
     // A body that is taken away resets its stream, which its sender sees at once.
     until(|| point.supervisor.view()[0].in_flight <= 30).await;
-    until(|| gateway.metrics.buffered_bytes.get() <= 128 << 10).await;
+    until(|| gateway.metrics.buffered_bytes.get() <= 64 << 10).await;
     let mut lost = 0;
     for mut body in stalled {
         let first = body.frame().await.unwrap();
