@@ -160,8 +160,8 @@ impl Activity {
     /// `much`, so that the connection should count in the budget.
     pub(super) fn offered(&self, bytes: usize, much: u64) -> bool {
         if self.unsent() == 0 {
-            // It has stood still since now, if it does.
-            self.move_on(self.now_ms());
+            // It stands still from here on, if it does: the answer was pressed or asked just now.
+            self.move_on(self.asked_ms.load(Ordering::Relaxed));
         }
         self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
         self.unsent() > much && self.counted.get().is_none()
@@ -485,6 +485,7 @@ mod tests {
         let activity = Activity::new();
         let stands_for = || Instant::now() - activity.held().1;
         tokio::time::advance(second).await;
+        activity.press();
         activity.offered(1 << 20, 0);
         assert_eq!(stands_for(), Duration::ZERO);
         for _ in 0..10 {
@@ -498,6 +499,7 @@ mod tests {
         assert_eq!(stands_for(), Duration::ZERO);
         // What is held for a slow client is little, and so is what it must take.
         activity.sent(1 << 20);
+        activity.asked();
         activity.offered(8 << 10, 0);
         tokio::time::advance(second).await;
         activity.sent(LITTLE as usize);

@@ -14,6 +14,7 @@ use opencmg::reason::Reason;
 use opencmg::tunnel::{
     Budget, BudgetSettings, Incoming, Random, RegistrySettings, Supervisor, SupervisorSettings,
 };
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::{
@@ -181,7 +182,7 @@ async fn windows_shrink_with_the_number_of_bodies_so_that_nobody_is_cut_off() {
         stalled.push(response.into_body());
     }
     // Longer than anyone may stand still.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    settled().await;
     let buffered = gateway.metrics.buffered_bytes.get();
     assert!((1..=3 << 20).contains(&buffered), "{buffered} bytes");
     live_traffic(&gateway).await;
@@ -203,7 +204,8 @@ async fn what_the_budget_counts_goes_back_to_nothing() {
         let response = gateway.registry.send(NEED, get("/large")).await.unwrap();
         held.push(response.into_body());
     }
-    until(|| gateway.metrics.buffered_bytes.get() > 0).await;
+    // Four windows that are a quarter of what they could be.
+    until(|| gateway.metrics.buffered_bytes.get() >= WINDOW as i64).await;
     drop(held);
     until(|| gateway.metrics.buffered_bytes.get() == 0).await;
 }
@@ -226,13 +228,15 @@ fn upload(gateway: &Gateway, count: usize) -> Arc<AtomicUsize> {
     taken
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
+/// Two gateways, each with a tunnel of one connection point, whose process has this budget.
+async fn two_gateways<F>(
+    settings: BudgetSettings,
+    handle: impl Fn(Incoming) -> F + Clone + Send + Sync + 'static,
+) -> (Metrics, Vec<(Gateway, ConnectionPoint)>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let metrics = Metrics::new();
-    let settings = BudgetSettings {
-        bytes: 16 * WINDOW as u64,
-        ..BudgetSettings::default()
-    };
     let budget = Budget::new(settings, metrics.clone());
     let mut all = Vec::new();
     for _ in 0..2 {
@@ -244,26 +248,87 @@ async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
         };
         let supervisor =
             Supervisor::new(settings, budget.clone(), metrics.clone(), Random::seeded(1));
-        let point = super::run(supervisor, metrics.clone(), serve, move |_| {
+        let point = super::run(supervisor, metrics.clone(), handle.clone(), move |_| {
             let (theirs, _end) = to.pipe("cp");
             std::future::ready(Ok(theirs))
         });
         gateway.ready().await;
         all.push((gateway, point));
     }
-    let settled = || tokio::time::sleep(Duration::from_secs(1));
+    (metrics, all)
+}
+
+/// The clock jumps once nothing moves any more.
+async fn settled() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_from_one_gateway_makes_the_windows_of_anothers_tunnel_small() {
+    let settings = BudgetSettings {
+        bytes: 16 * WINDOW as u64,
+        ..BudgetSettings::default()
+    };
+    let (_, all) = two_gateways(settings, serve).await;
     let alone = upload(&all[1].0, 1);
     settled().await;
     let alone = alone.load(Ordering::Relaxed) * PART;
     assert!((WINDOW..=WINDOW + PART).contains(&alone), "{alone} bytes");
 
-    // What comes from one gateway makes the windows of the other's tunnel small.
     upload(&all[0].0, 16);
     settled().await;
     let beside = upload(&all[1].0, 1);
     settled().await;
     let beside = beside.load(Ordering::Relaxed) * PART;
     assert!((PART..=WINDOW / 8).contains(&beside), "{beside} bytes");
+    all.iter().for_each(|(gateway, _)| gateway.tasks.abort());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
+    const SMALLEST: usize = WINDOW >> 6;
+    let (first_in, mut first) = mpsc::channel(64);
+    let go = watch::Sender::new(false);
+    let going = go.subscribe();
+    let handle = move |incoming: Incoming| {
+        let (first_in, mut go) = (first_in.clone(), going.clone());
+        async move {
+            let Incoming { request, respond } = incoming;
+            let mut body = request.into_body();
+            let _ = go.wait_for(|go| *go).await;
+            let _ = first_in.send(body.frame().await.unwrap()).await;
+            drop(respond);
+        }
+    };
+    let settings = BudgetSettings {
+        bytes: 16 * SMALLEST as u64,
+        stalled_after: Duration::from_millis(50),
+    };
+    let (metrics, all) = two_gateways(settings, handle).await;
+    // The windows of both tunnels become as small as can be; these three alone are too much, and are lost.
+    upload(&all[0].0, 3);
+    settled().await;
+    // One gateway's uploads may take the whole budget, and do.
+    upload(&all[0].0, 16);
+    settled().await;
+    assert_eq!(metrics.buffered_bytes.get(), 16 * SMALLEST as i64);
+    upload(&all[1].0, 4);
+    settled().await;
+    let left = metrics.buffered_bytes.get();
+    assert!(left < 16 * SMALLEST as i64, "{left} bytes");
+    go.send_replace(true);
+    let mut lost = 0;
+    for _ in 0..23 {
+        if let Err(error) = first.recv().await.unwrap() {
+            assert_eq!(error.reason, Reason::StalledClient);
+            lost += 1;
+        }
+    }
+    // Down to nine tenths: six or seven of the twenty.
+    assert!(
+        (3 + 6..=3 + 7).contains(&lost),
+        "{lost} of 23 lost their bodies"
+    );
     all.iter().for_each(|(gateway, _)| gateway.tasks.abort());
 }
 
