@@ -293,14 +293,23 @@ impl Core {
         }
         self.loops.spawn(Arc::clone(self).recheck());
         self.loops.spawn(Arc::clone(self).watch_expiry());
-        let budget = self.registry.budget().clone();
-        self.loops.spawn(async move { budget.watch().await });
+        self.loops.spawn(Arc::clone(self).watch_budget());
         let core = Arc::downgrade(self);
         self.refresher.start(Box::new(move || {
             if let Some(core) = core.upgrade() {
                 core.apply_fetched();
             }
         }));
+    }
+
+    /// Looks after the budget, with tunnels and without, until the drain is over.
+    async fn watch_budget(self: Arc<Self>) {
+        let mut forced = self.drain.watch();
+        tokio::select! {
+            biased;
+            () = forced.forced() => {}
+            () = self.registry.budget().watch() => {}
+        }
     }
 
     /// Closes connections whose chains have ended, until the drain is over.
