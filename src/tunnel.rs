@@ -14,6 +14,7 @@ mod incoming;
 mod io;
 mod link;
 mod liveness;
+mod merge;
 mod note;
 mod pick;
 mod plan;

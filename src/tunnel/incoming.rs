@@ -13,6 +13,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::merge::Merge;
 use super::send::length_of;
 use super::upload::poll_room;
 use super::{Body, BodyError};
@@ -149,6 +150,7 @@ impl Respond {
         let mut answer = Answer {
             stream,
             body,
+            merge: Merge::default(),
             part: Bytes::new(),
             trailers: None,
             body_ended: false,
@@ -185,6 +187,7 @@ fn lost(error: &h2::Error) -> Reason {
 struct Answer<B> {
     stream: SendStream<Bytes>,
     body: B,
+    merge: Merge,
     part: Bytes,
     trailers: Option<HeaderMap>,
     body_ended: bool,
@@ -224,8 +227,10 @@ where
             if self.body_ended {
                 return Poll::Ready(self.end());
             }
-            if let Err(reason) = ready!(self.poll_body(cx)) {
-                return Poll::Ready(Err(reason));
+            match self.poll_body(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
+                Poll::Pending => self.part = ready!(self.merge.poll_rested(cx)),
             }
         }
     }
@@ -233,6 +238,7 @@ where
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
             self.body_ended = true;
+            self.part = self.merge.take().unwrap_or_default();
             return Poll::Ready(Ok(()));
         };
         let frame = match frame {
@@ -247,11 +253,14 @@ where
                     };
                     *left = rest;
                 }
-                self.part = data;
+                let now = self.merge.put(data);
+                let now = now.or_else(|| self.body.is_end_stream().then(|| self.merge.take())?);
+                self.part = now.unwrap_or_default();
             }
             Err(frame) => {
                 self.trailers = frame.into_trailers().ok();
                 self.body_ended = true;
+                self.part = self.merge.take().unwrap_or_default();
             }
         }
         Poll::Ready(Ok(()))

@@ -10,6 +10,7 @@ use http::HeaderMap;
 
 use super::BodyError;
 use super::body::Rest;
+use super::merge::Merge;
 use crate::reason::Reason;
 
 /// How much of a body is kept so that the request can be sent again.
@@ -28,10 +29,11 @@ pub(super) struct Upload<B> {
     ended: bool,
     /// What Content-Length promises beyond what was read.
     left: Option<u64>,
-    /// What was read and is not yet sent on the present tunnel.
+    /// What was read and is held back, and what is to be sent on the present tunnel.
+    merge: Merge,
     queue: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
-    /// What was read so far, while it is little enough to be sent again.
+    /// What was put in the queue so far, while it is little enough to be sent again.
     kept: Option<Vec<Bytes>>,
     kept_len: usize,
     stream: Option<SendStream<Bytes>>,
@@ -50,6 +52,7 @@ where
             ended: body.is_end_stream(),
             body,
             left: length,
+            merge: Merge::default(),
             queue: VecDeque::new(),
             trailers: None,
             kept: Some(Vec::new()),
@@ -85,14 +88,17 @@ where
         self.stream.is_none()
     }
 
-    fn keep(&mut self, data: &Bytes) {
-        let Some(kept) = &mut self.kept else { return };
-        self.kept_len += data.len();
-        if self.kept_len > KEPT {
-            self.kept = None;
-        } else {
-            kept.push(data.clone());
+    /// Puts a part in the queue, and keeps it.
+    fn enqueue(&mut self, part: Option<Bytes>) {
+        let Some(part) = part else { return };
+        if let Some(kept) = &mut self.kept {
+            self.kept_len += part.len();
+            kept.push(part.clone());
+            if self.kept_len > KEPT {
+                self.kept = None;
+            }
         }
+        self.queue.push_back(part);
     }
 
     /// Sends until the tunnel or the client makes it wait. `Ready` when all is sent, or the peer wants no more.
@@ -127,18 +133,36 @@ where
             if self.ended {
                 return Poll::Ready(self.send_end());
             }
-            match ready!(self.poll_next(cx)) {
-                Ok(Next::Data(data)) => self.queue.push_back(data),
-                Ok(Next::Trailers(trailers)) => {
-                    self.trailers = Some(trailers);
-                    self.ended = true;
-                }
-                Ok(Next::End) => self.ended = true,
+            let Poll::Ready(next) = self.poll_next(cx) else {
+                let held = ready!(self.merge.poll_rested(cx));
+                self.enqueue(Some(held));
+                continue;
+            };
+            match next {
+                Ok(next) => self.take(next),
                 Err(error) => {
                     self.reset(h2::Reason::CANCEL);
                     return Poll::Ready(Err(error));
                 }
             }
+        }
+    }
+
+    fn take(&mut self, next: Next) {
+        match next {
+            Next::Data(data) => {
+                let part = self.merge.put(data);
+                self.enqueue(part);
+            }
+            Next::Trailers(trailers) => {
+                self.trailers = Some(trailers);
+                self.ended = true;
+            }
+            Next::End => self.ended = true,
+        }
+        if self.ended || self.body.is_end_stream() {
+            let held = self.merge.take();
+            self.enqueue(held);
         }
     }
 
@@ -168,7 +192,6 @@ where
                 .checked_sub(data.len() as u64)
                 .ok_or_else(|| mismatch("longer"))?;
         }
-        self.keep(data);
         Ok(())
     }
 

@@ -248,6 +248,7 @@ async fn padding_is_counted_and_given_back() {
         "{text}"
     );
 
+    drop(peer);
     let mut peer = Peer::connect(&rig.client(), &[]).await;
     assert!(peer.send(&headers(1, 0, &post)).await);
     // Padding as long as the payload.

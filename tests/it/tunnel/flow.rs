@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use opencmg::message::body::BodyError;
-use opencmg::metrics::Metrics;
+use opencmg::metrics::{ByPeer, Metrics};
 use opencmg::reason::Reason;
 use opencmg::tunnel::{
     Budget, BudgetSettings, Incoming, Random, RegistrySettings, Supervisor, SupervisorSettings,
@@ -27,16 +28,28 @@ const LARGE: usize = 4 << 20;
 /// The window of one stream.
 const WINDOW: usize = 256 << 10;
 
+/// The bytes of a body that comes byte by byte.
+const DROPS: usize = 100_000;
+
 /// How much of an upload comes at once.
 const PART: usize = 4 << 10;
 
-/// `/large` is answered with 4 MiB, an upload to `/hold` is never read, everything else is read and counted.
+/// A body that comes byte by byte, as fast as it is taken.
+fn drops() -> impl http_body::Body<Data = Bytes, Error = BodyError> + Unpin + Send {
+    let drop = || Ok::<_, BodyError>(Frame::data(Bytes::from_static(b"x")));
+    StreamBody::new(futures_util::stream::iter(0..DROPS).map(move |_| drop()))
+}
+
+/// `/large` is answered with 4 MiB, `/drops` byte by byte, an upload to `/hold` is never read, everything else is read and counted.
 async fn serve(incoming: Incoming) {
     let Incoming { request, respond } = incoming;
     let (head, body) = request.into_parts();
     match head.uri.path() {
         "/large" => {
             let _ = respond.send(Response::new(whole(vec![7; LARGE]))).await;
+        }
+        "/drops" => {
+            let _ = respond.send(Response::new(drops())).await;
         }
         "/hold" => {
             let mut respond = respond;
@@ -330,6 +343,32 @@ async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
         "{lost} of 23 lost their bodies"
     );
     all.iter().for_each(|(gateway, _)| gateway.tasks.abort());
+}
+
+/// Each frame takes a place at the other end until it is read, whatever is in it.
+#[tokio::test]
+async fn bodies_that_come_byte_by_byte_go_in_few_frames_and_whole() {
+    let (gateway, _point) = one_tunnel(BudgetSettings::default()).await;
+    let request = Request::post("https://gw.test/count")
+        .body(drops())
+        .unwrap();
+    let answer = gateway.send(NEED, request).await.unwrap();
+    assert_eq!(answer.text(), DROPS.to_string());
+    let answer = gateway.get("/drops").await.unwrap();
+    assert!(answer.error.is_none(), "{:?}", answer.error);
+    assert!(answer.body.len() == DROPS && answer.body.iter().all(|byte| *byte == b'x'));
+    // A frame of its own would be ten bytes for each of one, both ways.
+    let (metrics, peer) = (&gateway.metrics, ByPeer::new("cp"));
+    for (way, bytes) in [
+        ("sent", &metrics.tunnel_sent_bytes),
+        ("received", &metrics.tunnel_received_bytes),
+    ] {
+        let bytes = bytes.get_or_create(&peer).get();
+        assert!(
+            (DROPS as u64..2 * DROPS as u64).contains(&bytes),
+            "{bytes} bytes {way}"
+        );
+    }
 }
 
 #[tokio::test]
