@@ -37,6 +37,9 @@ const BACKLOG: i32 = 4096;
 /// Dead peers are found even where nothing is sent; clouds forget idle flows after four minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// Whether what is accepted has the options of its listening socket, which saves four system calls a connection.
+const INHERITED: bool = cfg!(target_os = "linux");
+
 /// How much may wait in the kernel to be sent to one client, so that the memory of many who take nothing is bounded, and
 /// so that a step of who takes little (at the least rate, half of this) is shorter than the time without one.
 const UNSENT: u32 = 128 << 10;
@@ -118,9 +121,20 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    if INHERITED {
+        tune(SockRef::from(&socket))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+fn tune(socket: SockRef<'_>) -> io::Result<()> {
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    socket.set_tcp_nodelay(true)
 }
 
 impl Listener {
@@ -303,13 +317,10 @@ impl Listener {
         handshake: Option<Place>,
     ) -> Result<(SocketAddr, Turn, Option<Place>), Turned> {
         let shared = &self.0;
-        let tune = SockRef::from(&*tcp);
-        let keep_alive = TcpKeepalive::new()
-            .with_time(KEEP_ALIVE)
-            .with_interval(KEEP_ALIVE);
-        // A connection that is gone already says so here as well as at its first read.
-        let _ = tune.set_tcp_keepalive(&keep_alive);
-        let _ = tcp.set_nodelay(true);
+        if !INHERITED {
+            // A connection that is gone already says so here as well as at its first read.
+            let _ = tune(SockRef::from(&*tcp));
+        }
 
         let mut remote = peer;
         let sources = &shared.settings.proxy_protocol_from;
@@ -373,4 +384,22 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::TimedOut
             | io::ErrorKind::PermissionDenied
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_accepted_is_tuned_as_its_listener() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (peer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_peer, (tcp, _)) = (peer.unwrap(), accepted.unwrap());
+        let options = SockRef::from(&tcp);
+        assert!(options.keepalive().unwrap() && options.tcp_nodelay().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), KEEP_ALIVE);
+    }
 }
