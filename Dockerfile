@@ -4,16 +4,18 @@
 
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /src
-# make and perl build the OpenSSL of the backend leg.
+# make and perl build the OpenSSL of the backend leg, llvm-tools are for the profile that deploy/release builds by.
 RUN apt-get update && apt-get install -y --no-install-recommends build-essential perl && rm -rf /var/lib/apt/lists/*
+RUN rustup component add llvm-tools
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY src src
-RUN cargo build --release --locked --bin opencmg
+COPY deploy deploy
+RUN deploy/release
 
 FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/opencmg --create-home --shell /usr/sbin/nologin opencmg
-COPY --from=build /src/target/release/opencmg /usr/local/bin/opencmg
+COPY --from=build /src/target/trained/release/opencmg /usr/local/bin/opencmg
 COPY LICENSE /usr/share/doc/opencmg/LICENSE
 COPY config /usr/share/doc/opencmg/config
 USER 10001

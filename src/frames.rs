@@ -67,6 +67,11 @@ impl Heads {
         Some(Head { kind, flags })
     }
 
+    /// How much of the payload of the frame that has begun is still to come.
+    pub fn left(&self) -> usize {
+        self.left as usize
+    }
+
     /// Whether every frame that has begun is whole but for its head.
     pub fn is_between(&self) -> bool {
         self.left == 0

@@ -22,6 +22,9 @@ use crate::tasks::Tasks;
 /// The largest head of an answer: four times what IIS and nginx send at most by default.
 const ANSWER_HEAD_LIMIT: usize = 64 << 10;
 
+/// How much of a body waits for a backend that does not take it, or for an answer's taker, on top of windows.
+const BUFFER: usize = 128 << 10;
+
 /// How long an orderly close may take (TLS' close_notify).
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,7 @@ where
     ) -> Result<Self, Failure> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(ANSWER_HEAD_LIMIT)
+            .max_buf_size(BUFFER)
             .handshake(TokioIo::new(connection))
             .await
             .map_err(|error| Failure::new(Reason::BackendUnreachable, error.to_string()))?;

@@ -13,9 +13,6 @@ use crate::message::body::Meter;
 use crate::reason::Reason;
 use crate::tunnel::{Counted, Holder};
 
-/// What HTTP/2 writes at most to acknowledge a client's frames: no sign that the client takes an answer.
-const ANSWERS_TO_FRAMES: usize = 256;
-
 /// What a connection may hold for its client before it is counted in the budget, while that has room.
 pub(super) const MUCH: u32 = 64 << 10;
 
@@ -45,14 +42,14 @@ pub(super) struct Activity {
     pressed_ms: AtomicU64,
     received: AtomicU64,
     waits_to_send: AtomicBool,
-    /// Bytes sent in writes that are more than acknowledgements of frames, and in others.
+    /// Bytes sent that show that the client takes its answers, and others.
     taken: AtomicU64,
-    acknowledged: AtomicU64,
+    besides: AtomicU64,
     /// Bytes of answers that were handed to the server of this connection.
     offered: AtomicU64,
     /// The bytes of the last write: what TLS holds at most when it has to wait.
     last_write: AtomicU64,
-    /// When what is held last became noticeably less, in milliseconds from the beginning, and the bytes sent by then.
+    /// When what is held last became noticeably less, in milliseconds from the beginning, and the bytes taken by then.
     moved_ms: AtomicU64,
     moved_at: AtomicU64,
     /// Whether an answer waits for some of them to be sent.
@@ -86,7 +83,7 @@ impl Activity {
             received: AtomicU64::new(0),
             waits_to_send: AtomicBool::new(false),
             taken: AtomicU64::new(0),
-            acknowledged: AtomicU64::new(0),
+            besides: AtomicU64::new(0),
             offered: AtomicU64::new(0),
             last_write: AtomicU64::new(0),
             moved_ms: AtomicU64::new(0),
@@ -126,33 +123,45 @@ impl Activity {
         }
     }
 
-    /// Notes bytes to the client.
+    /// Notes bytes to a client of HTTP/1.1, all of which are of answers.
     pub(super) fn sent(&self, bytes: usize) {
+        self.sent_some(bytes, bytes);
+    }
+
+    /// Notes bytes to a client of HTTP/2, and how many of them are of `bodies`: heads, and what acknowledges the client's
+    /// own frames, are no sign that it takes what is held for it.
+    pub(super) fn sent_frames(&self, bytes: usize, bodies: usize) {
+        self.sent_some(bytes, bodies);
+    }
+
+    fn sent_some(&self, bytes: usize, taken: usize) {
         self.last_write.store(bytes as u64, Ordering::Relaxed);
         self.held_up.go_on();
-        if bytes <= ANSWERS_TO_FRAMES {
-            self.acknowledged.fetch_add(bytes as u64, Ordering::Relaxed);
+        let besides = (bytes - taken) as u64;
+        self.besides.fetch_add(besides, Ordering::Relaxed);
+        if taken == 0 {
             return;
         }
-        self.taken.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.taken.fetch_add(taken as u64, Ordering::Relaxed);
         let now = self.now_ms();
         self.asked_ms.store(now, Ordering::Relaxed);
         self.move_on(now);
         if self.is_idle() {
             self.busy_ms.store(now, Ordering::Relaxed);
         }
-        // Heads and frames come on top: what they add may not make room for more.
-        self.offered.fetch_max(self.bytes_sent(), Ordering::Relaxed);
+        // The heads of HTTP/1.1 come on top: what they add may not make room for more.
+        self.offered
+            .fetch_max(self.bytes_taken(), Ordering::Relaxed);
     }
 
     /// Notes that what is held moves, if what was sent is worth the name: who holds much and takes the heads of little
     /// answers beside it stands still.
     fn move_on(&self, now: u64) {
-        let (sent, unsent) = (self.bytes_sent(), self.unsent());
-        let since = sent.saturating_sub(self.moved_at.load(Ordering::Relaxed));
+        let (taken, unsent) = (self.bytes_taken(), self.unsent());
+        let since = taken.saturating_sub(self.moved_at.load(Ordering::Relaxed));
         if unsent == 0 || since >= LITTLE.max(unsent / SHARE) {
             self.moved_ms.store(now, Ordering::Relaxed);
-            self.moved_at.store(sent, Ordering::Relaxed);
+            self.moved_at.store(taken, Ordering::Relaxed);
         }
     }
 
@@ -186,7 +195,7 @@ impl Activity {
     /// Notes that neither the stream nor the server above it holds anything back.
     pub(super) fn flushed(&self) {
         if self.is_idle() {
-            self.offered.store(self.bytes_sent(), Ordering::Relaxed);
+            self.offered.store(self.bytes_taken(), Ordering::Relaxed);
             self.answering.store(false, Ordering::Relaxed);
         }
     }
@@ -205,7 +214,7 @@ impl Activity {
     /// Bytes of answers that the server of the connection holds.
     fn unsent(&self) -> u64 {
         let offered = self.offered.load(Ordering::Relaxed);
-        offered.saturating_sub(self.bytes_sent())
+        offered.saturating_sub(self.bytes_taken())
     }
 
     /// Keeps the connection's place in the budget.
@@ -354,10 +363,10 @@ impl Activity {
 
     /// The bytes that went to the client.
     pub(super) fn bytes_sent(&self) -> u64 {
-        self.bytes_taken() + self.acknowledged.load(Ordering::Relaxed)
+        self.bytes_taken() + self.besides.load(Ordering::Relaxed)
     }
 
-    /// Those of them that were more than acknowledgements of frames.
+    /// Those of them that show that it takes its answers.
     pub(super) fn bytes_taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
@@ -460,7 +469,7 @@ mod tests {
         activity.end(Instant::now());
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
         tokio::time::advance(second).await;
-        activity.sent(ANSWERS_TO_FRAMES + 1);
+        activity.sent(257);
         assert_eq!(activity.idle_for(), Some(Duration::ZERO));
     }
 
@@ -491,7 +500,7 @@ mod tests {
         for _ in 0..10 {
             tokio::time::advance(second).await;
             activity.press();
-            activity.sent(ANSWERS_TO_FRAMES + 1);
+            activity.sent(257);
             activity.release();
         }
         assert_eq!(stands_for(), 10 * second);
@@ -512,9 +521,28 @@ mod tests {
         let activity = Activity::new();
         for _ in 0..3 {
             tokio::time::advance(second).await;
-            activity.received(17);
-            activity.sent(17);
+            activity.received(340);
+            activity.sent_frames(340, 0);
         }
         assert_eq!(activity.idle_for(), Some(3 * second));
+        assert_eq!((activity.bytes_sent(), activity.bytes_taken()), (1_020, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_acknowledges_frames_leaves_what_is_held_as_it_is() {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        activity.press();
+        activity.offered(1 << 20, 0);
+        for _ in 0..10 {
+            tokio::time::advance(second).await;
+            activity.sent_frames(1 << 20, 0);
+        }
+        assert_eq!(activity.stalled_for(), Some(10 * second));
+        let (held, since) = activity.held();
+        assert!(held >= 1 << 20, "{held}");
+        assert_eq!(Instant::now() - since, 10 * second);
+        activity.sent_frames((1 << 20) + 9, 1 << 20);
+        assert_eq!(activity.held().0, 0);
     }
 }

@@ -25,10 +25,11 @@ const EARNED_BY_REQUEST: u32 = 4;
 /// How many bytes of answers a client may acknowledge with one window update more.
 const BYTES_PER_UPDATE: usize = 1 << 10;
 
-/// Follows the frames of one client.
+/// Follows the frames of one client, and those to it.
 #[derive(Debug)]
 pub(super) struct Frames {
     heads: Heads,
+    bodies: Bodies,
     /// Whether a request head is on its way: from the start of HEADERS to the end of the frame that ends it.
     in_head: bool,
     /// Whether the frame that is on its way ends the head.
@@ -44,6 +45,7 @@ impl Frames {
     pub(super) fn new() -> Self {
         Self {
             heads: Heads::after(PREFACE),
+            bodies: Bodies::new(),
             in_head: false,
             ends_head: true,
             began: false,
@@ -74,12 +76,13 @@ impl Frames {
         Ok(())
     }
 
-    /// Notes bytes to the client: it may acknowledge them.
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
+    /// Follows bytes to the client, which it may acknowledge; returns how many of them are of bodies.
+    pub(super) fn sent(&mut self, bytes: &[u8]) -> usize {
+        self.sent += bytes.len();
         self.idle
             .earn(u32::try_from(self.sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX));
         self.sent %= BYTES_PER_UPDATE;
+        self.bodies.count(bytes)
     }
 
     /// Whether a request head is on its way and not complete.
@@ -123,6 +126,36 @@ impl Frames {
     }
 }
 
+/// Tells bodies from all else in the frames to a client.
+#[derive(Debug)]
+struct Bodies {
+    heads: Heads,
+    in_body: bool,
+}
+
+impl Bodies {
+    fn new() -> Self {
+        Self {
+            heads: Heads::after(0),
+            in_body: false,
+        }
+    }
+
+    /// How many of the bytes that come next are of bodies.
+    fn count(&mut self, mut bytes: &[u8]) -> usize {
+        let mut found = 0;
+        loop {
+            if self.in_body {
+                found += self.heads.left().min(bytes.len());
+            }
+            let Some(head) = self.heads.next(&mut bytes) else {
+                return found;
+            };
+            self.in_body = head.kind == DATA;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -162,8 +195,8 @@ mod tests {
         assert_eq!(until_flood(&mut frames, PING), 200);
         frames.received(&frame(HEADERS, END_HEADERS, 8)).unwrap();
         assert_eq!(until_flood(&mut frames, PING), EARNED_BY_REQUEST);
-        frames.sent(2 * BYTES_PER_UPDATE - 1);
-        frames.sent(1);
+        frames.sent(&[0; 2 * BYTES_PER_UPDATE - 1]);
+        frames.sent(&[0]);
         assert_eq!(until_flood(&mut frames, PING), 2);
         tokio::time::advance(Duration::from_secs(1_000)).await;
         assert_eq!(until_flood(&mut frames, PING), 2_000);
@@ -176,7 +209,7 @@ mod tests {
         while frames.received(&frame(RST_STREAM, 0, 0)).is_ok() {
             resets += 1;
             frames.received(&frame(HEADERS, END_HEADERS, 8)).unwrap();
-            frames.sent(100_000);
+            frames.sent(&[0; 100_000]);
         }
         assert_eq!(resets, 1_000);
         tokio::time::advance(Duration::from_secs(2)).await;
@@ -207,6 +240,26 @@ mod tests {
         assert!(frames.take_began() && !frames.is_in_head());
         frames.received(&frame(DATA, 0, 100)[..50]).unwrap();
         assert!(!frames.is_in_head());
+    }
+
+    #[test]
+    fn of_what_is_sent_bodies_are_told_from_heads_and_acknowledgements() {
+        let mut bytes = Vec::new();
+        for (kind, payload) in [
+            (4, 12),
+            (HEADERS, 30),
+            (DATA, 300),
+            (PING, 8),
+            (DATA, 0),
+            (DATA, 7),
+        ] {
+            bytes.extend_from_slice(&frame(kind, 0, payload));
+        }
+        for size in [1, 5, 64, bytes.len()] {
+            let mut frames = Frames::new();
+            let found: usize = bytes.chunks(size).map(|part| frames.sent(part)).sum();
+            assert_eq!(found, 307, "in pieces of {size}");
+        }
     }
 
     proptest! {

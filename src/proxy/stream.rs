@@ -6,6 +6,7 @@ mod line;
 
 use std::future::Future;
 use std::io;
+use std::iter;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -102,11 +103,18 @@ impl<IO> Stream<IO> {
         })
     }
 
-    fn sent(&mut self, bytes: usize) {
-        self.activity.sent(bytes);
-        if let Some(frames) = &mut self.frames {
-            frames.sent(bytes);
+    /// Notes that so much of the buffers was written.
+    fn sent<'a>(&mut self, buffers: impl Iterator<Item = &'a [u8]>, written: usize) {
+        let Some(frames) = &mut self.frames else {
+            return self.activity.sent(written);
+        };
+        let (mut left, mut bodies) = (written, 0);
+        for buffer in buffers {
+            let part = &buffer[..left.min(buffer.len())];
+            bodies += frames.sent(part);
+            left -= part.len();
         }
+        self.activity.sent_frames(written, bodies);
     }
 
     /// TLS takes more than it can send: as long as the client must take something, it is given nothing more to hold.
@@ -314,7 +322,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         ready!(self.poll_room(cx))?;
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         let written = ready!(self.judge(cx, result))?;
-        self.sent(written);
+        self.sent(iter::once(bytes), written);
         Poll::Ready(Ok(written))
     }
 
@@ -330,7 +338,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Stream<IO> {
         ready!(self.poll_room(cx))?;
         let result = Pin::new(&mut self.inner).poll_write_vectored(cx, buffers);
         let written = ready!(self.judge(cx, result))?;
-        self.sent(written);
+        self.sent(buffers.iter().map(|buffer| &**buffer), written);
         Poll::Ready(Ok(written))
     }
 

@@ -44,6 +44,11 @@ impl Merge {
         self.take()
     }
 
+    /// Whether nothing is held back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
     /// What is held back, if anything is: the body is at its end.
     pub(super) fn take(&mut self) -> Option<Bytes> {
         self.timer = None;

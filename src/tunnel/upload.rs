@@ -120,7 +120,9 @@ where
                 if front.is_empty() {
                     self.queue.pop_front();
                 }
+                // What is held back is not in the queue of an upload that begins again.
                 let last = self.queue.is_empty()
+                    && self.merge.is_empty()
                     && self.trailers.is_none()
                     && self.left.is_none_or(|left| left == 0)
                     && (self.ended || self.body.is_end_stream());
@@ -264,5 +266,98 @@ where
     fn stop(&mut self) {
         // RFC 9113 §8.1: the answer is complete, the rest of the request is of no interest.
         self.reset(h2::Reason::NO_ERROR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use http::Request;
+    use http_body::Frame;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::tasks::Tasks;
+
+    /// A body of single bytes that, as one of HTTP/2, is at its end without being asked.
+    struct Bytewise {
+        left: usize,
+        ended: Arc<AtomicBool>,
+    }
+
+    impl http_body::Body for Bytewise {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let Some(left) = self.left.checked_sub(1) else {
+                return match self.is_end_stream() {
+                    true => Poll::Ready(None),
+                    false => Poll::Pending,
+                };
+            };
+            self.left = left;
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.left == 0 && self.ended.load(Ordering::Relaxed)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_begins_again_is_whole_whatever_was_held_back() {
+        let (near, far) = duplex(1 << 20);
+        let tasks = Tasks::new();
+        let driving = tasks.clone();
+        let (sender, connection) = h2::client::handshake(near).await.unwrap();
+        tasks.spawn(async move { drop(connection.await) });
+        let server = async {
+            let mut server = h2::server::handshake(far).await.unwrap();
+            let (_first, _way) = server.accept().await.unwrap().unwrap();
+            let (second, _way) = server.accept().await.unwrap().unwrap();
+            driving.spawn(async move { while server.accept().await.is_some() {} });
+            let mut body = second.into_body();
+            let mut bytes = 0;
+            while let Some(data) = body.data().await {
+                bytes += data.unwrap().len();
+            }
+            bytes
+        };
+        let ended = Arc::<AtomicBool>::default();
+        let body = Bytewise {
+            left: 40,
+            ended: Arc::clone(&ended),
+        };
+        let client = async {
+            let mut upload = Upload::new(body, None, false);
+            let mut sender = sender.ready().await.unwrap();
+            let mut begin = || {
+                let request = Request::post("https://gw.test/").body(()).unwrap();
+                sender.send_request(request, false).unwrap()
+            };
+            let (first, stream) = begin();
+            upload.start(stream);
+            while upload.merge.is_empty() {
+                let _ = poll_fn(|cx| Poll::Ready(upload.poll_send(cx))).await;
+                tokio::task::yield_now().await;
+            }
+            ended.store(true, Ordering::Relaxed);
+            let (second, stream) = begin();
+            upload.start(stream);
+            poll_fn(|cx| upload.poll_send(cx)).await.unwrap();
+            // Their drop would reset the streams.
+            (first, second)
+        };
+        let (bytes, _answers) = tokio::join!(server, client);
+        assert_eq!(bytes, 40);
+        tasks.abort();
     }
 }

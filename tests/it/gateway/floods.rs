@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::interval;
+
 use super::frames::{
     CONTINUATION, DATA, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, Outcome, PRIORITY, Peer,
     REFUSED_STREAM, field, frame, headers, kept_field, ping, request, reset, settings, window,
@@ -214,6 +216,27 @@ async fn a_client_that_keeps_its_window_shut_is_given_up() {
     assert!(peer.send(&headers(1, END_STREAM, &block)).await);
     assert_eq!(peer.outcome(1).await, Outcome::Status(200));
     peer.end().await;
+    scene.finish("stalled-client").await;
+}
+
+/// What acknowledges PINGs is no part of an answer, however many are acknowledged with one write.
+#[tokio::test]
+async fn a_client_that_keeps_its_window_shut_and_sends_pings_is_given_up() {
+    let stalls = Duration::from_millis(500);
+    let mut plan = Plan::new();
+    plan.settings.proxy.send_timeout = stalls;
+    let scene = Scene::of(plan).await;
+    let mut peer = Peer::connect(&scene.client, &[(4, 0)]).await;
+    let block = request("GET", &mutual("SMS_MP/x"));
+    assert!(peer.send(&headers(1, END_STREAM, &block)).await);
+    assert_eq!(peer.outcome(1).await, Outcome::Status(200));
+    let mut pace = interval(stalls / 10);
+    let mut sent = 0;
+    while peer.send(&ping().repeat(20)).await {
+        sent += 1;
+        assert!(sent < 60, "it is served after six times its time");
+        pace.tick().await;
+    }
     scene.finish("stalled-client").await;
 }
 
