@@ -10,7 +10,7 @@ RUN rustup component add llvm-tools
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY src src
-COPY deploy deploy
+COPY deploy/release deploy/train deploy/
 RUN deploy/release
 
 FROM debian:bookworm-slim

@@ -15,6 +15,8 @@ pub const RST_STREAM: u8 = 3;
 /// See [`DATA`].
 pub const PUSH_PROMISE: u8 = 5;
 /// See [`DATA`].
+pub const GOAWAY: u8 = 7;
+/// See [`DATA`].
 pub const CONTINUATION: u8 = 9;
 
 const FRAME_HEAD: usize = 9;
@@ -26,6 +28,8 @@ pub struct Head {
     pub kind: u8,
     /// Its flags.
     pub flags: u8,
+    /// Its stream; 0 is the connection.
+    pub stream: u32,
 }
 
 /// Finds the heads of frames in bytes that come in pieces of any size.
@@ -62,9 +66,15 @@ impl Heads {
             return None;
         }
         self.have = 0;
-        let [high, mid, low, kind, flags, ..] = self.head;
+        let [high, mid, low, kind, flags, stream @ ..] = self.head;
         self.left = u32::from_be_bytes([0, high, mid, low]);
-        Some(Head { kind, flags })
+        // The first bit is reserved.
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+        Some(Head {
+            kind,
+            flags,
+            stream,
+        })
     }
 
     /// How much of the payload of the frame that has begun is still to come.

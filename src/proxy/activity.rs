@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::connection::SEND_BUFFER;
 use super::held_up::HeldUp;
 use crate::message::body::Meter;
 use crate::reason::Reason;
@@ -15,6 +16,10 @@ use crate::tunnel::{Counted, Holder};
 
 /// What a connection may hold for its client before it is counted in the budget, while that has room.
 pub(super) const MUCH: u32 = 64 << 10;
+
+/// What HTTP/2 holds of one stream at most: a frame on its way to it, one that it has taken whole, and what it takes
+/// before it waits.
+const OF_STREAM: u64 = (2 * (64 << 10) + SEND_BUFFER) as u64;
 
 /// What a client must take at least, and which part of what is held for it, before that counts as moving.
 const LITTLE: u64 = 1 << 10;
@@ -28,6 +33,8 @@ pub(super) const MOST: u32 = 256 << 10;
 pub(super) struct Activity {
     began: Instant,
     requests: AtomicU32,
+    /// Streams of HTTP/2 of which not all was sent that there will be.
+    open: AtomicU32,
     /// When the connection was last busy, in milliseconds from its beginning.
     busy_ms: AtomicU64,
     /// When a request head began to arrive, in milliseconds from the beginning, plus one; 0 while none does.
@@ -74,6 +81,7 @@ impl Activity {
         Self {
             began: Instant::now(),
             requests: AtomicU32::new(0),
+            open: AtomicU32::new(0),
             busy_ms: AtomicU64::new(0),
             head_ms: AtomicU64::new(0),
             block_ms: AtomicU64::new(0),
@@ -154,6 +162,32 @@ impl Activity {
             .fetch_max(self.bytes_taken(), Ordering::Relaxed);
     }
 
+    /// Notes how many streams of HTTP/2 are open. More is not held than those can hold: of a stream that was reset nobody
+    /// says how much was thrown away.
+    pub(super) fn set_open(&self, open: usize) {
+        let most = self.bytes_taken() + open as u64 * OF_STREAM;
+        self.offered.fetch_min(most, Ordering::Relaxed);
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        self.behind(|| self.open.store(open, Ordering::Relaxed));
+    }
+
+    /// Changes counts; where that leaves something for the client, as nothing was before, its time begins.
+    fn behind(&self, change: impl FnOnce()) {
+        let before = self.is_pressing();
+        change();
+        if !before && self.is_pressing() {
+            let now = self.now_ms();
+            self.asked_ms.store(now, Ordering::Relaxed);
+            self.pressed_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is something for the client: of an answer, or of one that is over and in the hands of HTTP/2.
+    fn is_pressing(&self) -> bool {
+        let open = self.open.load(Ordering::Relaxed);
+        self.pressing.load(Ordering::Relaxed) > 0 || open > self.requests.load(Ordering::Relaxed)
+    }
+
     /// Notes that what is held moves, if what was sent is worth the name: who holds much and takes the heads of little
     /// answers beside it stands still.
     fn move_on(&self, now: u64) {
@@ -169,8 +203,8 @@ impl Activity {
     /// `much`, so that the connection should count in the budget.
     pub(super) fn offered(&self, bytes: usize, much: u64) -> bool {
         if self.unsent() == 0 {
-            // It stands still from here on, if it does: the answer was pressed or asked just now.
-            self.move_on(self.asked_ms.load(Ordering::Relaxed));
+            // It stands still from here on, if it does.
+            self.move_on(self.now_ms());
         }
         self.offered.fetch_add(bytes as u64, Ordering::Relaxed);
         self.unsent() > much && self.counted.get().is_none()
@@ -259,7 +293,9 @@ impl Activity {
         }
         let lived = now.duration_since(self.began);
         self.busy_ms.store(millis(lived), Ordering::Relaxed);
-        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.behind(|| {
+            self.requests.fetch_sub(1, Ordering::Relaxed);
+        });
     }
 
     /// Notes how to look at the body of the one request that is under way.
@@ -299,9 +335,9 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
-    /// Whether no request is under way.
+    /// Whether no request is under way, and every answer is sent but for what waits in the stream.
     pub(super) fn is_idle(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) == 0
+        self.requests.load(Ordering::Relaxed) == 0 && self.open.load(Ordering::Relaxed) == 0
     }
 
     /// How long no request has been under way and nothing of an answer was sent; `None` while a request is.
@@ -320,11 +356,9 @@ impl Activity {
 
     /// Notes that an answer, or the stream below it, has something for the client.
     pub(super) fn press(&self) {
-        let now = self.now_ms();
-        self.asked_ms.store(now, Ordering::Relaxed);
-        if self.pressing.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.pressed_ms.store(now, Ordering::Relaxed);
-        }
+        self.behind(|| {
+            self.pressing.fetch_add(1, Ordering::Relaxed);
+        });
     }
 
     /// Notes that an answer waits for its backend or is over, or that the stream is rid of what it had.
@@ -340,15 +374,13 @@ impl Activity {
     /// How long there has been something for the client and it took nothing of any answer.
     pub(super) fn stalled_for(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
-        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
-        pressing.then(|| self.age().saturating_sub(since))
+        self.is_pressing().then(|| self.age().saturating_sub(since))
     }
 
     /// For how long there has been something for the client without a break.
     pub(super) fn pressing_for(&self) -> Option<Duration> {
         let since = Duration::from_millis(self.pressed_ms.load(Ordering::Relaxed));
-        let pressing = self.pressing.load(Ordering::Relaxed) > 0;
-        pressing.then(|| self.age().saturating_sub(since))
+        self.is_pressing().then(|| self.age().saturating_sub(since))
     }
 
     /// How long the connection has lived.
@@ -544,5 +576,35 @@ mod tests {
         assert_eq!(Instant::now() - since, 10 * second);
         activity.sent_frames((1 << 20) + 9, 1 << 20);
         assert_eq!(activity.held().0, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_in_the_hands_of_http2_are_held_until_they_are_sent_and_no_more_than_open_streams_can_hold()
+     {
+        let second = Duration::from_secs(1);
+        let activity = Activity::new();
+        activity.set_open(2);
+        for _ in 0..2 {
+            activity.begin(false);
+            activity.press();
+            activity.offered(16 << 10, 0);
+            activity.release();
+            activity.end(Instant::now());
+        }
+        tokio::time::advance(second).await;
+        activity.sent_frames(10, 1);
+        activity.flushed();
+        tokio::time::advance(second).await;
+        assert_eq!(activity.stalled_for(), Some(second));
+        assert_eq!(activity.idle_for(), None);
+        let whole = (32 << 10) - 1;
+        assert!((whole..whole + 64).contains(&activity.held().0));
+
+        activity.offered(1 << 20, 0);
+        activity.set_open(1);
+        assert_eq!(activity.unsent(), OF_STREAM);
+        activity.set_open(0);
+        assert_eq!(activity.held().0, 0);
+        assert_eq!(activity.stalled_for(), None);
     }
 }

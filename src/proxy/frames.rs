@@ -7,9 +7,11 @@
 use std::mem;
 
 use crate::frames::{
-    Budget, CONTINUATION, DATA, Flood, HEADERS, Head, Heads, PREFACE, PUSH_PROMISE, RST_STREAM,
+    Budget, CONTINUATION, DATA, Flood, GOAWAY, HEADERS, Head, Heads, PREFACE, PUSH_PROMISE,
+    RST_STREAM,
 };
 
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// PING, SETTINGS, PRIORITY, WINDOW_UPDATE and frames of other kinds: enough for a client that acknowledges each piece of a
@@ -29,7 +31,10 @@ const BYTES_PER_UPDATE: usize = 1 << 10;
 #[derive(Debug)]
 pub(super) struct Frames {
     heads: Heads,
-    bodies: Bodies,
+    open: Open,
+    /// The frames to the client, and whether the one that is on its way is of a body.
+    answers: Heads,
+    in_body: bool,
     /// Whether a request head is on its way: from the start of HEADERS to the end of the frame that ends it.
     in_head: bool,
     /// Whether the frame that is on its way ends the head.
@@ -45,7 +50,9 @@ impl Frames {
     pub(super) fn new() -> Self {
         Self {
             heads: Heads::after(PREFACE),
-            bodies: Bodies::new(),
+            open: Open::default(),
+            answers: Heads::after(0),
+            in_body: false,
             in_head: false,
             ends_head: true,
             began: false,
@@ -77,12 +84,32 @@ impl Frames {
     }
 
     /// Follows bytes to the client, which it may acknowledge; returns how many of them are of bodies.
-    pub(super) fn sent(&mut self, bytes: &[u8]) -> usize {
+    pub(super) fn sent(&mut self, mut bytes: &[u8]) -> usize {
         self.sent += bytes.len();
         self.idle
             .earn(u32::try_from(self.sent / BYTES_PER_UPDATE).unwrap_or(u32::MAX));
         self.sent %= BYTES_PER_UPDATE;
-        self.bodies.count(bytes)
+        let mut bodies = 0;
+        loop {
+            if self.in_body {
+                bodies += self.answers.left().min(bytes.len());
+            }
+            let Some(head) = self.answers.next(&mut bytes) else {
+                return bodies;
+            };
+            self.in_body = head.kind == DATA;
+            match head.kind {
+                DATA | HEADERS if head.flags & END_STREAM == 0 => {}
+                DATA | HEADERS | RST_STREAM => self.open.end(head.stream),
+                GOAWAY => self.open.closing = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// How many streams the client has opened whose answers are not sent to their ends.
+    pub(super) fn open(&self) -> usize {
+        self.open.streams.len()
     }
 
     /// Whether a request head is on its way and not complete.
@@ -102,7 +129,12 @@ impl Frames {
         }
     }
 
-    fn begin(&mut self, Head { kind, flags }: Head) -> Result<(), Flood> {
+    fn begin(&mut self, head: Head) -> Result<(), Flood> {
+        let Head {
+            kind,
+            flags,
+            stream,
+        } = head;
         match kind {
             DATA => {}
             // A client may not promise anything, but the parser waits for the end of what it promises.
@@ -114,8 +146,15 @@ impl Frames {
                 self.ends_head = flags & END_HEADERS != 0;
             }
             CONTINUATION => self.ends_head = flags & END_HEADERS != 0,
-            RST_STREAM => self.resets.spend()?,
+            RST_STREAM => {
+                self.open.end(stream);
+                self.resets.spend()?;
+            }
             _ => self.idle.spend()?,
+        }
+        // Half a head is nothing that will be answered.
+        if matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 {
+            self.open.begin(stream);
         }
         Ok(())
     }
@@ -126,32 +165,28 @@ impl Frames {
     }
 }
 
-/// Tells bodies from all else in the frames to a client.
-#[derive(Debug)]
-struct Bodies {
-    heads: Heads,
-    in_body: bool,
+/// The streams of which not all was sent that there will be, as the frames of both directions tell.
+#[derive(Debug, Default)]
+struct Open {
+    /// As many as the parser allows, and those of one read that it is about to refuse.
+    streams: Vec<u32>,
+    newest: u32,
+    /// Whether the client was told that no more streams are looked at.
+    closing: bool,
 }
 
-impl Bodies {
-    fn new() -> Self {
-        Self {
-            heads: Heads::after(0),
-            in_body: false,
+impl Open {
+    /// A head of the client's, which may be trailers.
+    fn begin(&mut self, stream: u32) {
+        if stream > self.newest && !self.closing {
+            self.newest = stream;
+            self.streams.push(stream);
         }
     }
 
-    /// How many of the bytes that come next are of bodies.
-    fn count(&mut self, mut bytes: &[u8]) -> usize {
-        let mut found = 0;
-        loop {
-            if self.in_body {
-                found += self.heads.left().min(bytes.len());
-            }
-            let Some(head) = self.heads.next(&mut bytes) else {
-                return found;
-            };
-            self.in_body = head.kind == DATA;
+    fn end(&mut self, stream: u32) {
+        if let Some(at) = self.streams.iter().position(|open| *open == stream) {
+            self.streams.swap_remove(at);
         }
     }
 }
@@ -242,24 +277,54 @@ mod tests {
         assert!(!frames.is_in_head());
     }
 
+    /// As `frame`, of a stream.
+    fn of(stream: u8, kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let mut frame = frame(kind, flags, payload);
+        frame[8] = stream;
+        frame
+    }
+
     #[test]
     fn of_what_is_sent_bodies_are_told_from_heads_and_acknowledgements() {
-        let mut bytes = Vec::new();
-        for (kind, payload) in [
+        let frames = [
             (4, 12),
             (HEADERS, 30),
             (DATA, 300),
             (PING, 8),
             (DATA, 0),
             (DATA, 7),
-        ] {
-            bytes.extend_from_slice(&frame(kind, 0, payload));
-        }
+        ];
+        let bytes: Vec<u8> = frames
+            .map(|(kind, payload)| frame(kind, 0, payload))
+            .concat();
         for size in [1, 5, 64, bytes.len()] {
             let mut frames = Frames::new();
             let found: usize = bytes.chunks(size).map(|part| frames.sent(part)).sum();
             assert_eq!(found, 307, "in pieces of {size}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_open_until_its_answer_is_sent_or_either_side_resets_it() {
+        let mut frames = begun();
+        for (stream, open) in [(1, 1), (3, 2), (5, 3), (7, 4), (3, 4)] {
+            let head = of(stream, HEADERS, END_HEADERS, 4);
+            frames.received(&head).unwrap();
+            assert_eq!(frames.open(), open, "stream {stream}");
+        }
+        frames.sent(&of(1, HEADERS, END_HEADERS, 4));
+        frames.sent(&of(1, DATA, 0, 4));
+        assert_eq!(frames.open(), 4);
+        frames.sent(&of(1, DATA, END_STREAM, 4));
+        frames.sent(&of(3, HEADERS, END_HEADERS | END_STREAM, 4));
+        assert_eq!(frames.open(), 2);
+        frames.received(&of(5, RST_STREAM, 0, 4)).unwrap();
+        frames.sent(&of(5, RST_STREAM, 0, 4));
+        assert_eq!(frames.open(), 1);
+        frames.sent(&of(7, RST_STREAM, 0, 4));
+        frames.sent(&of(0, GOAWAY, 0, 8));
+        frames.received(&of(9, HEADERS, END_HEADERS, 4)).unwrap();
+        assert_eq!(frames.open(), 0);
     }
 
     proptest! {

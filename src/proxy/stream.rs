@@ -39,8 +39,8 @@ const AHEAD: usize = 64 << 10;
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
-    /// The client's frames, over HTTP/2.
-    frames: Option<Frames>,
+    /// The client's frames, over HTTP/2; boxed, since most connections have none.
+    frames: Option<Box<Frames>>,
     send_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
@@ -82,7 +82,7 @@ impl<IO> Stream<IO> {
             http1,
             inner,
             activity,
-            frames: http2.then(Frames::new),
+            frames: http2.then(|| Box::new(Frames::new())),
             send_timeout,
             timer: None,
             linger: None,
@@ -97,6 +97,7 @@ impl<IO> Stream<IO> {
         let result = frames.received(bytes);
         let (in_head, began) = (frames.is_in_head(), frames.take_began());
         self.activity.received_frames(bytes.len(), in_head, began);
+        self.activity.set_open(frames.open());
         result.map_err(|Flood| {
             self.activity.set_ended(Reason::TooManyFrames);
             io::Error::other("more frames than their budget allows")
@@ -114,7 +115,9 @@ impl<IO> Stream<IO> {
             bodies += frames.sent(part);
             left -= part.len();
         }
+        let open = frames.open();
         self.activity.sent_frames(written, bodies);
+        self.activity.set_open(open);
     }
 
     /// TLS takes more than it can send: as long as the client must take something, it is given nothing more to hold.

@@ -240,6 +240,22 @@ async fn a_client_that_keeps_its_window_shut_and_sends_pings_is_given_up() {
     scene.finish("stalled-client").await;
 }
 
+/// The requests are over as soon as the server of HTTP/2 has their answers, and the connection is not idle for that.
+#[tokio::test]
+async fn a_client_that_takes_a_byte_of_each_answer_is_given_up_though_all_are_over() {
+    let mut plan = Plan::new();
+    plan.settings.proxy.send_timeout = Duration::from_millis(500);
+    let scene = Scene::of(plan).await;
+    let mut peer = Peer::connect(&scene.client, &[(4, 1)]).await;
+    let block = request("GET", &mutual("SMS_MP/x"));
+    for stream in (1..40).step_by(2) {
+        assert!(peer.send(&headers(stream, END_STREAM, &block)).await);
+        assert_eq!(peer.next_of(DATA).await.unwrap().payload.len(), 1);
+    }
+    peer.end().await;
+    scene.finish("stalled-client").await;
+}
+
 #[tokio::test]
 async fn a_flood_of_empty_data_is_stopped_and_costs_no_tunnel() {
     let (plan, _held) = holding(|path| !path.ends_with("beside"));
