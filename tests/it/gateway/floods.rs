@@ -206,12 +206,21 @@ async fn a_client_that_opens_its_window_byte_by_byte_is_stopped() {
     scene.finish("too-many-frames").await;
 }
 
+/// How long a client of [`with_window`] may take nothing.
+const STALLS: Duration = Duration::from_millis(500);
+
+/// A client whose streams have this window, of a gateway that soon gives up who takes nothing.
+async fn with_window(window: u32) -> (Scene, Peer) {
+    let mut plan = Plan::new();
+    plan.settings.proxy.send_timeout = STALLS;
+    let scene = Scene::of(plan).await;
+    let peer = Peer::connect(&scene.client, &[(4, window)]).await;
+    (scene, peer)
+}
+
 #[tokio::test]
 async fn a_client_that_keeps_its_window_shut_is_given_up() {
-    let mut plan = Plan::new();
-    plan.settings.proxy.send_timeout = Duration::from_millis(500);
-    let scene = Scene::of(plan).await;
-    let mut peer = Peer::connect(&scene.client, &[(4, 0)]).await;
+    let (scene, mut peer) = with_window(0).await;
     let block = request("GET", &mutual("SMS_MP/x"));
     assert!(peer.send(&headers(1, END_STREAM, &block)).await);
     assert_eq!(peer.outcome(1).await, Outcome::Status(200));
@@ -222,15 +231,11 @@ async fn a_client_that_keeps_its_window_shut_is_given_up() {
 /// What acknowledges PINGs is no part of an answer, however many are acknowledged with one write.
 #[tokio::test]
 async fn a_client_that_keeps_its_window_shut_and_sends_pings_is_given_up() {
-    let stalls = Duration::from_millis(500);
-    let mut plan = Plan::new();
-    plan.settings.proxy.send_timeout = stalls;
-    let scene = Scene::of(plan).await;
-    let mut peer = Peer::connect(&scene.client, &[(4, 0)]).await;
+    let (scene, mut peer) = with_window(0).await;
     let block = request("GET", &mutual("SMS_MP/x"));
     assert!(peer.send(&headers(1, END_STREAM, &block)).await);
     assert_eq!(peer.outcome(1).await, Outcome::Status(200));
-    let mut pace = interval(stalls / 10);
+    let mut pace = interval(STALLS / 10);
     let mut sent = 0;
     while peer.send(&ping().repeat(20)).await {
         sent += 1;
@@ -243,10 +248,7 @@ async fn a_client_that_keeps_its_window_shut_and_sends_pings_is_given_up() {
 /// The requests are over as soon as the server of HTTP/2 has their answers, and the connection is not idle for that.
 #[tokio::test]
 async fn a_client_that_takes_a_byte_of_each_answer_is_given_up_though_all_are_over() {
-    let mut plan = Plan::new();
-    plan.settings.proxy.send_timeout = Duration::from_millis(500);
-    let scene = Scene::of(plan).await;
-    let mut peer = Peer::connect(&scene.client, &[(4, 1)]).await;
+    let (scene, mut peer) = with_window(1).await;
     let block = request("GET", &mutual("SMS_MP/x"));
     for stream in (1..40).step_by(2) {
         assert!(peer.send(&headers(stream, END_STREAM, &block)).await);
