@@ -74,10 +74,13 @@ async fn attack(world: &World, scheme: &str, path: &str, mode: &[&str]) {
 
 /// Waits until a counter of the gateway has reached the number of slow connections.
 async fn counted(world: &World, name: &str, reason: &str) {
+    counted_up_to(world, name, reason, SLOW as f64).await;
+}
+
+async fn counted_up_to(world: &World, name: &str, reason: &str, all: f64) {
     let label = format!("reason=\"{reason}\"");
     let mut last = 0.0;
     let what = format!("{name}{{{label}}} counts every slow connection");
-    let all = SLOW as f64;
     let counts = eventually(&what, async || {
         last = world.gateways[0].metric(name, &label).await;
         last >= all
@@ -112,7 +115,15 @@ async fn slow_bodies_go_with_their_reason_and_no_live_request_suffers() {
     let path = server("ClientWebService/client.asmx");
     let mode = ["-B", "-i", "1", "-s", "8192", "-x", "10"];
     attack(&world, "https", &path, &mode).await;
-    counted(&world, "opencmg_request_failures_total", "client-too-slow").await;
+    // slowhttptest now and then leaves out a head and begins with what should follow it, which is no request.
+    let refused = "opencmg_connections_refused_total";
+    let headless = world.gateways[0]
+        .metric(refused, "reason=\"bad-request\"")
+        .await;
+    assert!(headless <= SLOW as f64 / 50.0, "{headless} without a head");
+    let slow = SLOW as f64 - headless;
+    let name = "opencmg_request_failures_total";
+    counted_up_to(&world, name, "client-too-slow", slow).await;
     end(world, backends).await;
 }
 
