@@ -14,6 +14,7 @@ mod head;
 mod health;
 mod lease;
 mod loan;
+mod outflow;
 mod pkcs8;
 mod pool;
 mod settings;
@@ -37,7 +38,9 @@ use self::exchange::{Broken, Course, exchange};
 use self::health::{FIRST_PAUSE, LONGEST_PAUSE, Reachability};
 use self::lease::Lease;
 use self::loan::{Loan, RequestBody};
+use self::outflow::Outflow;
 use self::pool::{Home, Pool};
+use crate::allowance::Allowance;
 use crate::message::body::BodyError;
 use crate::message::websocket;
 use crate::metrics::{ByReason, ByRole, Metrics};
@@ -125,6 +128,7 @@ struct Inner<B> {
     reachability: Reachability,
     permits: Arc<Semaphore>,
     tasks: Tasks,
+    allowance: Allowance,
     open: Gauge,
     dials: Counter,
     metrics: Metrics,
@@ -135,7 +139,8 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    /// Builds a backend; nothing is dialled yet. Its connections are driven by tasks of `tasks`.
+    /// Builds a backend; nothing is dialled yet. Its connections are driven by tasks of `tasks`, and hold no more of the
+    /// bodies of requests than the `allowance`.
     ///
     /// # Errors
     /// Every fault of the files that the settings point to, each beginning with its key.
@@ -143,6 +148,7 @@ where
         settings: BackendSettings,
         metrics: &Metrics,
         tasks: &Tasks,
+        allowance: &Allowance,
     ) -> Result<Self, Vec<String>> {
         let role = ByRole::new(settings.id);
         let dialer = Dialer::build(&settings)?;
@@ -163,6 +169,7 @@ where
             reachability: Reachability::new(),
             permits: Arc::new(Semaphore::new(settings.capacity as usize)),
             tasks: tasks.clone(),
+            allowance: allowance.clone(),
             open: metrics.backend_connections.get_or_create(&role).clone(),
             dials: metrics.backend_dials.get_or_create(&role).clone(),
             metrics: metrics.clone(),
@@ -314,7 +321,8 @@ where
             Ok(connection) => {
                 self.reachability.connected();
                 self.dials.inc();
-                Lease::new(connection, &self.tasks, &self.open).await
+                let outflow = Outflow::new(self.allowance.clone());
+                Lease::new(connection, outflow, &self.tasks, &self.open).await
             }
             Err(failure) => {
                 if self.reachability.failed() {
@@ -338,7 +346,9 @@ where
         if held_back {
             head.headers.insert(EXPECT, CONTINUE);
         }
-        let body = loan.map_or(RequestBody::Empty, |loan| loan.lend(!held_back));
+        let body = loan.map_or(RequestBody::Empty, |loan| {
+            loan.lend(!held_back, lease.outflow())
+        });
         let timeout = self.settings.response_timeout;
         let course = Course {
             loan,

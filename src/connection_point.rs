@@ -85,9 +85,10 @@ impl ConnectionPoint {
     pub async fn build(settings: Settings, metrics: Metrics) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         let background = Tasks::new();
-        let forward = Forward::build(settings.roles.clone(), &metrics, &background);
-        let forward = forward.map_err(|found| faults.extend(found)).ok();
         let budget = Budget::of_process(settings.budget, metrics.clone());
+        let (roles, allowance) = (settings.roles.clone(), budget.allowance());
+        let forward = Forward::build(roles, &metrics, &background, allowance);
+        let forward = forward.map_err(|found| faults.extend(found)).ok();
         let running = prepare(&settings, &budget, &metrics);
         let running = running.map_err(|found| faults.extend(found)).ok();
         let admin = bind(settings.admin).await;

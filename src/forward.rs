@@ -22,6 +22,7 @@ use self::answer::AnswerBody;
 use self::location::Place;
 use self::target::{Catalogue, Target};
 use self::told::Told;
+use crate::allowance::Allowance;
 use crate::backend::{Backend, Failure, OnContinue, Terms};
 use crate::message::headers::{self, Origin};
 use crate::message::path;
@@ -44,6 +45,7 @@ struct Inner {
     roles: watch::Sender<Arc<Vec<PublishedRole>>>,
     // Serialises changes of the table with what is told of it.
     change: Mutex<()>,
+    allowance: Allowance,
     metrics: Metrics,
     tasks: Tasks,
 }
@@ -69,7 +71,8 @@ struct Manner {
 }
 
 impl Forward {
-    /// Builds what a file publishes; nothing is dialled yet. Connections and watchers are tasks of `tasks`.
+    /// Builds what a file publishes; nothing is dialled yet. Connections and watchers are tasks of `tasks`, and connections
+    /// hold no more of the bodies of requests than the `allowance`.
     ///
     /// # Errors
     /// Every fault of the files that the settings point to, each beginning with role and key.
@@ -77,11 +80,13 @@ impl Forward {
         roles: Vec<RoleSettings>,
         metrics: &Metrics,
         tasks: &Tasks,
+        allowance: &Allowance,
     ) -> Result<Self, Vec<String>> {
         let forward = Self(Arc::new(Inner {
             table: ArcSwap::default(),
             roles: watch::Sender::default(),
             change: Mutex::default(),
+            allowance: allowance.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         }));
@@ -229,7 +234,7 @@ impl Inner {
         let mut faults = Vec::new();
         for role in roles {
             let id = role.backend.id;
-            match Backend::build(role.backend, &self.metrics, &self.tasks) {
+            match Backend::build(role.backend, &self.metrics, &self.tasks, &self.allowance) {
                 Err(found) => {
                     faults.extend(found.iter().map(|fault| format!("role {id}: {fault}")));
                 }

@@ -32,7 +32,7 @@
 //!
 //! | rank | modules | holds |
 //! |---|---|---|
-//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`], [`frames`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces; budgets of HTTP/2 frames |
+//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`], [`frames`], [`allowance`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces; budgets of HTTP/2 frames; what one body may hold |
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
 //! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
 //! | 3 | [`pki`], [`message`], [`fetch`] | certificates, CRLs and paths; header, path and body rules, refusals; outbound HTTP with limits |
@@ -68,6 +68,7 @@
 
 pub mod admin;
 pub mod alerts;
+pub mod allowance;
 pub mod backend;
 pub mod cli;
 pub mod config;

@@ -294,10 +294,13 @@ impl Listener {
             called.map_err(|_| late("no time left before the handshake"))??;
         let tls = self.0.tls.load_full();
         let accepted = timeout(limit, tls.accept(ReadAhead::new(tcp), port)).await;
-        let accepted = accepted
+        let mut accepted = accepted
             .map_err(|_| late("no time left"))?
             .map_err(Turned::Failed)?;
         drop(handshake);
+        if let Purpose::Client { .. } = accepted.purpose {
+            accepted.stream.get_mut().0.spare();
+        }
         self.count(match accepted.resumed {
             true => Handshake::Resumed,
             false => Handshake::Full,

@@ -8,7 +8,7 @@ mod gather;
 mod read_ahead;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::gather::{Gather, Push, gather};
@@ -23,6 +23,9 @@ const KEPT: usize = 16;
 /// One count for each thread, so that threads do not share what changes with every read. A piece may be given back in
 /// another thread than the one that lent it: only the sum means something.
 static LENT: Mutex<Vec<Arc<AtomicI64>>> = Mutex::new(Vec::new());
+
+/// Whether memory is scarce.
+static SCARCE: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static UNUSED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -39,6 +42,11 @@ pub fn lent() -> u64 {
     let all = LENT.lock().unwrap_or_else(PoisonError::into_inner);
     let pieces: i64 = all.iter().map(|one| one.load(Ordering::Relaxed)).sum();
     u64::try_from(pieces).unwrap_or(0) * PIECE as u64
+}
+
+/// Notes whether memory is scarce in this process: then who [spares](ReadAhead::spare) it reads no piece ahead.
+pub fn set_scarce(scarce: bool) {
+    SCARCE.store(scarce, Ordering::Relaxed);
 }
 
 /// Nothing but this thread writes its count.

@@ -11,7 +11,6 @@ mod connection;
 mod driver;
 mod exchange;
 mod frames;
-mod held_up;
 mod metadata;
 mod rate;
 mod request;
@@ -19,6 +18,7 @@ mod settings;
 mod sleeper;
 mod stream;
 mod streams;
+mod uploads;
 mod websocket;
 
 use std::sync::Arc;

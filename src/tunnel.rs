@@ -26,11 +26,12 @@ mod send;
 mod settings;
 mod supervisor;
 mod upload;
+mod waiting;
 mod window;
 mod wire;
 
 pub use body::Body;
-pub use budget::{Budget, Counted, Holder};
+pub use budget::{Budget, Counted, Granted, Holder};
 pub use incoming::{Incoming, Respond};
 pub use random::Random;
 pub use registry::{Failure, Need, Peer, Policy, Registry, TunnelEnd, TunnelView};

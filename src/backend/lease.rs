@@ -3,6 +3,7 @@
 //! The connection is driven by a task of its own. Whoever holds the [`Lease`] may send on it; dropping the lease
 //! closes the socket at once, [`Lease::retire`] closes it in order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,15 +16,13 @@ use tokio::sync::oneshot;
 use super::Failure;
 use super::dial::Connection;
 use super::loan::RequestBody;
+use super::outflow::{FULL, Outflow, Watched};
 use crate::message::body::BodyError;
 use crate::reason::Reason;
 use crate::tasks::Tasks;
 
 /// The largest head of an answer: four times what IIS and nginx send at most by default.
 const ANSWER_HEAD_LIMIT: usize = 64 << 10;
-
-/// How much of a body waits for a backend that does not take it, or for an answer's taker, on top of windows.
-const BUFFER: usize = 128 << 10;
 
 /// How long an orderly close may take (TLS' close_notify).
 const CLOSE_TIME: Duration = Duration::from_secs(5);
@@ -36,6 +35,7 @@ const READY_TIME: Duration = Duration::from_millis(50);
 pub(super) struct Lease<B> {
     sender: http1::SendRequest<RequestBody<B>>,
     end: Option<oneshot::Sender<()>>,
+    outflow: Arc<Outflow>,
     used: bool,
     asked: u64,
 }
@@ -51,13 +51,17 @@ where
     /// [`Reason::BackendUnreachable`], which hyper never gives here.
     pub(super) async fn new(
         connection: Connection,
+        outflow: Arc<Outflow>,
         tasks: &Tasks,
         open: &Gauge,
     ) -> Result<Self, Failure> {
         let (sender, connection) = http1::Builder::new()
             .max_header_size(ANSWER_HEAD_LIMIT)
-            .max_buf_size(BUFFER)
-            .handshake(TokioIo::new(connection))
+            .max_buf_size(FULL)
+            .handshake(TokioIo::new(Watched {
+                io: connection,
+                outflow: Arc::clone(&outflow),
+            }))
             .await
             .map_err(|error| Failure::new(Reason::BackendUnreachable, error.to_string()))?;
         let (end, ended) = oneshot::channel();
@@ -79,6 +83,7 @@ where
         Ok(Self {
             sender,
             end: Some(end),
+            outflow,
             used: false,
             asked: 0,
         })
@@ -88,6 +93,11 @@ where
     pub(super) fn sender(&mut self) -> &mut http1::SendRequest<RequestBody<B>> {
         self.used = true;
         &mut self.sender
+    }
+
+    /// What waits in it of bodies.
+    pub(super) fn outflow(&self) -> &Arc<Outflow> {
+        &self.outflow
     }
 
     /// Whether a request went over it before.

@@ -7,12 +7,13 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::outflow::Outflow;
 use crate::message::body::BodyError;
 use crate::reason::Reason;
 
@@ -34,6 +35,7 @@ pub(super) enum RequestBody<B> {
 pub(super) struct Lent<B> {
     held: Arc<Mutex<Held<B>>>,
     turn: u32,
+    outflow: Arc<Outflow>,
 }
 
 #[derive(Debug)]
@@ -66,8 +68,9 @@ impl<B: Body<Data = Bytes> + Unpin> Loan<B> {
         })))
     }
 
-    /// Lends the body; an earlier handle becomes void. With `open` false nothing is handed out before [`Loan::open`].
-    pub(super) fn lend(&self, open: bool) -> RequestBody<B> {
+    /// Lends the body to a connection with an `outflow`; an earlier handle becomes void. With `open` false nothing is
+    /// handed out before [`Loan::open`].
+    pub(super) fn lend(&self, open: bool, outflow: &Arc<Outflow>) -> RequestBody<B> {
         let mut held = lock(&self.0);
         held.turn = held.turn.wrapping_add(1);
         held.open = open;
@@ -75,6 +78,7 @@ impl<B: Body<Data = Bytes> + Unpin> Loan<B> {
         RequestBody::Lent(Lent {
             held: Arc::clone(&self.0),
             turn: held.turn,
+            outflow: Arc::clone(outflow),
         })
     }
 
@@ -139,7 +143,12 @@ where
             return Poll::Pending;
         }
         held.touched = true;
-        held.poll(cx)
+        ready!(lent.outflow.poll_room(cx));
+        let polled = held.poll(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            lent.outflow.give(frame.data_ref().map_or(0, Bytes::len));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -2,23 +2,35 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{PIECE, Piece};
+use super::{PIECE, Piece, SCARCE};
 
 /// Reads a whole piece where little is asked for, and hands it out bit by bit. Writes pass through.
 #[derive(Debug)]
 pub struct ReadAhead<IO> {
     io: IO,
     ahead: Option<Piece>,
+    spares: bool,
 }
 
 impl<IO> ReadAhead<IO> {
     /// Reads ahead on a stream.
     pub fn new(io: IO) -> Self {
-        Self { io, ahead: None }
+        Self {
+            io,
+            ahead: None,
+            spares: false,
+        }
+    }
+
+    /// Reads no more than is asked for while memory is scarce: a stream that is one of many, and whose reader may stop
+    /// for long in the middle of a piece.
+    pub fn spare(&mut self) {
+        self.spares = true;
     }
 
     /// The stream itself. What was read ahead of it is not in it.
@@ -35,7 +47,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for ReadAhead<IO> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.ahead.is_none() {
-            if buffer.remaining() >= PIECE {
+            let spares = this.spares && SCARCE.load(Ordering::Relaxed);
+            if spares || buffer.remaining() >= PIECE {
                 return Pin::new(&mut this.io).poll_read(cx, buffer);
             }
             let mut piece = Piece::lend();

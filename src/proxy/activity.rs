@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::connection::SEND_BUFFER;
-use super::held_up::HeldUp;
+use crate::allowance::HeldUp;
 use crate::message::body::Meter;
 use crate::reason::Reason;
 use crate::tunnel::{Counted, Holder};

@@ -19,13 +19,19 @@ use super::rate::Allowed;
 use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
+use super::uploads::Uploads;
 use super::websocket::Relay;
 use super::{Proxy, Settings, request};
 use crate::identity::{ClientCertificate, Identity, Live};
+use crate::message::body::Meter;
 use crate::message::headers::{ClientCertFields, ClientConnection};
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
+
+/// What the window of a stream is not made smaller than: what there is before the client has heard of another
+/// (RFC 9113 §6.9.2).
+const LEAST_WINDOW: u32 = 64 << 10;
 
 /// What one stream of an HTTP/2 connection buffers for its client before it takes another frame.
 pub(super) const SEND_BUFFER: usize = 16 << 10;
@@ -61,6 +67,8 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
+    /// What was drawn of all request bodies of an HTTP/2 connection.
+    pub(super) uploads: Option<Meter>,
     /// What the client may still send, where that is limited.
     pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
@@ -113,11 +121,11 @@ impl Proxy {
             fields: fields_of(&connection.live),
             certificate,
             activity: Arc::new(Activity::new()),
+            uploads: http2.then(Meter::default),
         });
         greet(&peer);
-        let activity = Arc::clone(&peer.activity);
+        let (activity, uploads) = (Arc::clone(&peer.activity), peer.uploads.clone());
         let timeout = shared.settings.send_timeout;
-        let stream = Stream::new(connection.stream, activity, timeout, http2);
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
             service_fn(move |request| {
@@ -126,9 +134,20 @@ impl Proxy {
             })
         };
         let driver = Driver::new(shared, peer, connection.live, http2);
-        if http2 {
+        let budget = self.0.registry.budget();
+        if let Some(drawn) = uploads {
             let inbox = Inbox::default();
-            let server = http2_server(&self.0.settings, inbox.clone());
+            let settings = &self.0.settings;
+            let window = budget.grant(settings.stream_window, LEAST_WINDOW);
+            let server = http2_server(settings, window.bytes(), inbox.clone());
+            let uploads = Uploads::new(
+                window,
+                settings.connection_window,
+                drawn,
+                budget.clone(),
+                Arc::clone(&activity),
+            );
+            let stream = Stream::http2(connection.stream, activity, timeout, uploads);
             let connection = server.serve_connection(TokioIo::new(stream), service);
             let streams = Streams::new(inbox);
             Box::pin(driver.drive(Box::pin(Multiplexed {
@@ -136,6 +155,8 @@ impl Proxy {
                 streams,
             })))
         } else {
+            let allowance = budget.allowance().clone();
+            let stream = Stream::http1(connection.stream, activity, timeout, allowance);
             let server = http1_server(&self.0.settings);
             let connection = Sleeper::new(server, stream, service);
             Box::pin(driver.drive(Box::pin(connection)))
@@ -158,14 +179,14 @@ fn http1_server(settings: &Settings) -> http1::Builder {
     server
 }
 
-fn http2_server(settings: &Settings, inbox: Inbox) -> http2::Builder<Inbox> {
+fn http2_server(settings: &Settings, window: u32, inbox: Inbox) -> http2::Builder<Inbox> {
     let mut server = http2::Builder::new(inbox);
     let list = u32::try_from(2 * settings.head_size).unwrap_or(u32::MAX);
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.streams)
         .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(settings.stream_window)
+        .initial_stream_window_size(window)
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(list);
     server

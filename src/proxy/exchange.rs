@@ -87,12 +87,17 @@ impl Exchange {
         self.route = Some(route);
     }
 
-    /// Notes how to look at the request body.
-    pub(super) fn watch_upload(&mut self, meter: Meter) {
+    /// The meter of the request body, which is looked at from here on.
+    pub(super) fn watch_upload(&mut self) -> Meter {
+        let meter = match &self.peer.uploads {
+            Some(uploads) if self.has_body => Meter::part_of(uploads),
+            Some(_) | None => Meter::default(),
+        };
         if self.has_body && self.version != Version::HTTP_2 {
             self.peer.activity.watch_upload(meter.clone());
         }
-        self.upload = Some(meter);
+        self.upload = Some(meter.clone());
+        meter
     }
 
     /// Why the request body failed, if it did: what fails behind it has this cause.
@@ -162,8 +167,8 @@ impl Exchange {
         self.last = bytes as u64;
         let activity = &self.peer.activity;
         let budget = self.shared.registry.budget();
-        let much = budget.reduced(MUCH).unwrap_or_else(|| u64::from(MUCH));
-        if activity.offered(bytes, much) {
+        let much = budget.allowance().reduced(MUCH).unwrap_or(MUCH as usize);
+        if activity.offered(bytes, much as u64) {
             activity.count(budget.count(activity, MOST));
         }
     }
@@ -179,9 +184,9 @@ impl Exchange {
     /// While windows are small the server of the connection, too, is to hold little. That of HTTP/2 holds a frame and
     /// little more of each stream: to wait for each other's would hold up those that flow.
     pub(super) fn is_held_up(&self, cx: &Context<'_>) -> bool {
-        let reduced = self.shared.registry.budget().reduced(MUCH);
+        let reduced = self.shared.registry.budget().allowance().reduced(MUCH);
         reduced.is_some_and(|much| {
-            self.version != Version::HTTP_2 && self.peer.activity.holds_up(much, cx)
+            self.version != Version::HTTP_2 && self.peer.activity.holds_up(much as u64, cx)
         })
     }
 

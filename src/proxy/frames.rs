@@ -32,6 +32,8 @@ const BYTES_PER_UPDATE: usize = 1 << 10;
 pub(super) struct Frames {
     heads: Heads,
     open: Open,
+    /// Whether the frame that is on its way is of a request's body.
+    in_upload: bool,
     /// The frames to the client, and whether the one that is on its way is of a body.
     answers: Heads,
     in_body: bool,
@@ -51,6 +53,7 @@ impl Frames {
         Self {
             heads: Heads::after(PREFACE),
             open: Open::default(),
+            in_upload: false,
             answers: Heads::after(0),
             in_body: false,
             in_head: false,
@@ -63,24 +66,31 @@ impl Frames {
         }
     }
 
-    /// Follows bytes from the client.
+    /// Follows bytes from the client; returns how many of them are of request bodies, with their padding.
     ///
     /// # Errors
     /// A budget is spent.
-    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
+    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<usize, Flood> {
         if !self.started && !bytes.is_empty() {
             self.started = true;
             // The preface is a head, too: a client that stops within it is waited for as long as for one.
             self.begin_head();
         }
-        while let Some(head) = self.heads.next(&mut bytes) {
+        let mut bodies = 0;
+        loop {
+            if self.in_upload {
+                bodies += self.heads.left().min(bytes.len());
+            }
+            let Some(head) = self.heads.next(&mut bytes) else {
+                break;
+            };
             self.end();
             self.begin(head)?;
         }
         if self.heads.is_between() {
             self.end();
         }
-        Ok(())
+        Ok(bodies)
     }
 
     /// Follows bytes to the client, which it may acknowledge; returns how many of them are of bodies.
@@ -135,6 +145,7 @@ impl Frames {
             flags,
             stream,
         } = head;
+        self.in_upload = kind == DATA;
         match kind {
             DATA => {}
             // A client may not promise anything, but the parser waits for the end of what it promises.

@@ -105,8 +105,8 @@ async fn forward(
     check_length(&published, &body)?;
     let need = need_of(&published, peer, &mut head, &body);
     let limit = published.endpoint.body_limit;
-    let body = Guarded::new(body, limit, shared.settings.body_pace);
-    exchange.watch_upload(body.meter());
+    let meter = exchange.watch_upload();
+    let body = Guarded::new(body, limit, shared.settings.body_pace, meter);
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
     exchange.trailers = head.headers.contains_key(TE);

@@ -156,6 +156,7 @@ mod tests {
 
     use super::super::activity::Activity;
     use super::*;
+    use crate::allowance::Allowance;
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 
@@ -166,7 +167,7 @@ mod tests {
     fn open() -> (DuplexStream, impl WindUp + Unpin) {
         let (theirs, ours) = tokio::io::duplex(4096);
         let activity = Arc::new(Activity::new());
-        let stream = Stream::new(ours, activity, Duration::from_secs(9), false);
+        let stream = Stream::http1(ours, activity, Duration::from_secs(9), Allowance::default());
         let sleeper = Sleeper::new(http1::Builder::new(), stream, service_fn(serve));
         (theirs, sleeper)
     }

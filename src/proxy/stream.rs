@@ -18,6 +18,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use self::line::Line;
 use super::activity::Activity;
 use super::frames::Frames;
+use super::uploads::Uploads;
+use crate::allowance::Allowance;
 use crate::frames::Flood;
 use crate::reason::Reason;
 
@@ -31,6 +33,11 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 /// that is not seen.
 const AHEAD: usize = 64 << 10;
 
+/// How much is read at once over HTTP/1.1 while memory is scarce, before that is halved with the windows, and the least
+/// that it comes to: the server's buffer is not smaller.
+const SCARCE: u32 = 32 << 10;
+const LEAST: usize = 4 << 10;
+
 /// A stream whose peer is given up when it takes nothing for too long.
 ///
 /// It is closed as RFC 9112 §9.6 has it: a client that was answered while it was sending a body is read on until it
@@ -39,8 +46,8 @@ const AHEAD: usize = 64 << 10;
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
-    /// The client's frames, over HTTP/2; boxed, since most connections have none.
-    frames: Option<Box<Frames>>,
+    /// What only a connection of HTTP/2 has; boxed, since most are none.
+    http2: Option<Box<Http2>>,
     send_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
@@ -49,9 +56,18 @@ pub(super) struct Stream<IO> {
     http1: Option<Http1>,
 }
 
+/// The frames of both sides, and what the client's bring of request bodies.
+#[derive(Debug)]
+struct Http2 {
+    frames: Frames,
+    uploads: Uploads,
+}
+
 /// What is watched in place of a server that does not.
 #[derive(Debug)]
 struct Http1 {
+    /// What may be read at once.
+    allowance: Allowance,
     /// Whether the server waits for more from the client, and so for its end.
     awaits: bool,
     /// What was read while the server did not want to, and how much of it was handed on.
@@ -64,25 +80,48 @@ struct Http1 {
 }
 
 impl<IO> Stream<IO> {
-    pub(super) fn new(
+    /// A stream of HTTP/1.1, of which no more than the allowance is read at once.
+    pub(super) fn http1(
         inner: IO,
         activity: Arc<Activity>,
         send_timeout: Duration,
-        http2: bool,
+        allowance: Allowance,
     ) -> Self {
-        let http1 = (!http2).then(|| Http1 {
+        let http1 = Http1 {
+            allowance,
             awaits: false,
             ahead: Vec::new(),
             handed: 0,
             line: Line::Past,
             instead: Vec::new(),
             written: 0,
-        });
+        };
         Self {
-            http1,
+            http1: Some(http1),
+            ..Self::new(inner, activity, send_timeout)
+        }
+    }
+
+    /// A stream of HTTP/2, whose frames are counted.
+    pub(super) fn http2(
+        inner: IO,
+        activity: Arc<Activity>,
+        send_timeout: Duration,
+        uploads: Uploads,
+    ) -> Self {
+        let frames = Frames::new();
+        Self {
+            http2: Some(Box::new(Http2 { frames, uploads })),
+            ..Self::new(inner, activity, send_timeout)
+        }
+    }
+
+    fn new(inner: IO, activity: Arc<Activity>, send_timeout: Duration) -> Self {
+        Self {
+            http1: None,
             inner,
             activity,
-            frames: http2.then(|| Box::new(Frames::new())),
+            http2: None,
             send_timeout,
             timer: None,
             linger: None,
@@ -91,13 +130,14 @@ impl<IO> Stream<IO> {
 
     /// Counts the client's frames; who sends more than its budget is given up.
     fn received_frames(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(frames) = &mut self.frames else {
+        let Some(Http2 { frames, uploads }) = self.http2.as_deref_mut() else {
             return Ok(());
         };
         let result = frames.received(bytes);
         let (in_head, began) = (frames.is_in_head(), frames.take_began());
         self.activity.received_frames(bytes.len(), in_head, began);
         self.activity.set_open(frames.open());
+        let result = result.map(|bodies| uploads.arrived(bodies, frames.open()));
         result.map_err(|Flood| {
             self.activity.set_ended(Reason::TooManyFrames);
             io::Error::other("more frames than their budget allows")
@@ -106,7 +146,7 @@ impl<IO> Stream<IO> {
 
     /// Notes that so much of the buffers was written.
     fn sent<'a>(&mut self, buffers: impl Iterator<Item = &'a [u8]>, written: usize) {
-        let Some(frames) = &mut self.frames else {
+        let Some(Http2 { frames, .. }) = self.http2.as_deref_mut() else {
             return self.activity.sent(written);
         };
         let (mut left, mut bodies) = (written, 0);
@@ -247,6 +287,21 @@ impl Http1 {
     }
 }
 
+/// Reads no more than so many bytes.
+fn poll_read_some(
+    io: &mut (impl AsyncRead + Unpin),
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+    most: usize,
+) -> Poll<io::Result<()>> {
+    let most = most.min(buffer.remaining());
+    let mut some = ReadBuf::new(buffer.initialize_unfilled_to(most));
+    ready!(Pin::new(io).poll_read(cx, &mut some))?;
+    let read = some.filled().len();
+    buffer.advance(read);
+    Poll::Ready(Ok(()))
+}
+
 impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -260,7 +315,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Stream<IO> {
             return Poll::Ready(this.received_frames(&buffer.filled()[before..]));
         };
         if !http1.hand_out(buffer) {
-            let read = Pin::new(&mut this.inner).poll_read(cx, buffer);
+            let read = match http1.allowance.reduced(SCARCE) {
+                None => Pin::new(&mut this.inner).poll_read(cx, buffer),
+                Some(most) => poll_read_some(&mut this.inner, cx, buffer, most.max(LEAST)),
+            };
             http1.awaits = read.is_pending();
             ready!(read)?;
         }
@@ -388,7 +446,7 @@ mod tests {
         let limit = Duration::from_secs(10);
         let (ours, mut theirs) = tokio::io::duplex(4);
         let activity = Arc::new(Activity::new());
-        let mut stream = Stream::new(ours, activity.clone(), limit, false);
+        let mut stream = Stream::http1(ours, activity.clone(), limit, Allowance::default());
         let send = stream.write_all(b"0123456789abcdef");
         let take = async {
             let mut some = [0; 4];
@@ -410,7 +468,12 @@ mod tests {
         let (ours, mut theirs) = tokio::io::duplex(256);
         let activity = Arc::new(Activity::new());
         activity.leave_unread(unread);
-        let mut stream = Stream::new(ours, activity, Duration::from_secs(300), false);
+        let mut stream = Stream::http1(
+            ours,
+            activity,
+            Duration::from_secs(300),
+            Allowance::default(),
+        );
         let started = Instant::now();
         let sending = async {
             for _ in 0..bytes {

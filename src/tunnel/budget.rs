@@ -6,7 +6,7 @@
 //! more than half of the budget is used, and until it is a quarter. Above the whole, the streams that were longest
 //! without progress lose their bodies, and the connections their lives.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::BudgetSettings;
+use crate::allowance::Allowance;
 use crate::metrics::Metrics;
 use crate::pieces;
 
@@ -70,16 +71,20 @@ struct Inner {
     expected: AtomicU64,
     /// What else that is counted could hold at most.
     most: AtomicU64,
+    /// The full windows of all that were granted for longer than a body.
+    granted: AtomicU64,
     next: AtomicU64,
     looked: AtomicU64,
     began: Instant,
     pressure: watch::Sender<Pressure>,
     /// The same as in `pressure`, for who asks at every request.
-    halvings: AtomicU32,
+    allowance: Allowance,
     /// Called when they have become so many that they are to be counted.
     many: Notify,
     /// What the process holds besides what is counted by its holders.
     besides: fn() -> u64,
+    /// Tells those who borrow it whether memory is scarce.
+    tell: fn(bool),
     metrics: Metrics,
 }
 
@@ -112,31 +117,59 @@ impl Drop for Expected {
     }
 }
 
+/// A window that stays as it is while its connection lives. Its drop makes room for others.
+#[derive(Debug)]
+pub struct Granted {
+    full: u64,
+    bytes: u32,
+    budget: Arc<Inner>,
+}
+
+impl Granted {
+    /// How large it is.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        self.budget.granted.fetch_sub(self.full, Ordering::Relaxed);
+    }
+}
+
 impl Budget {
     /// Makes a budget that nothing counts against yet.
     pub fn new(settings: BudgetSettings, metrics: Metrics) -> Self {
-        Self::beside(|| 0, settings, metrics)
+        Self::beside(|| 0, |_| (), settings, metrics)
     }
 
     /// Makes the budget of a whole process, against which the pieces count that its streams have borrowed.
     pub fn of_process(settings: BudgetSettings, metrics: Metrics) -> Self {
-        Self::beside(pieces::lent, settings, metrics)
+        Self::beside(pieces::lent, pieces::set_scarce, settings, metrics)
     }
 
-    fn beside(besides: fn() -> u64, settings: BudgetSettings, metrics: Metrics) -> Self {
+    fn beside(
+        besides: fn() -> u64,
+        tell: fn(bool),
+        settings: BudgetSettings,
+        metrics: Metrics,
+    ) -> Self {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
             stalled_after: settings.stalled_after,
             holders: DashMap::default(),
             expected: AtomicU64::new(0),
             most: AtomicU64::new(0),
+            granted: AtomicU64::new(0),
             next: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             began: Instant::now(),
             pressure: watch::Sender::default(),
-            halvings: AtomicU32::new(0),
+            allowance: Allowance::default(),
             many: Notify::new(),
             besides,
+            tell,
             metrics,
         }));
         budget.resize(settings.bytes);
@@ -154,12 +187,24 @@ impl Budget {
     pub(super) fn expect(&self, window: u32) -> Expected {
         let window = u64::from(window);
         let expected = self.0.expected.fetch_add(window, Ordering::Relaxed) + window;
-        let halvings = self.0.halvings.load(Ordering::Relaxed);
+        let halvings = self.0.allowance.halvings();
         if halvings < MOST_HALVINGS && expected >> halvings > self.limit() / PART {
             self.0.many.notify_one();
         }
         Expected {
             window,
+            budget: Arc::clone(&self.0),
+        }
+    }
+
+    /// Grants a window of `full` bytes, or less where there are many already, but not less than `least`.
+    pub fn grant(&self, full: u32, least: u32) -> Granted {
+        let window = u64::from(full);
+        let all = self.0.granted.fetch_add(window, Ordering::Relaxed) + window;
+        let halvings = halvings(all, self.limit() / PART);
+        Granted {
+            full: window,
+            bytes: (full >> halvings).max(full.min(least)),
             budget: Arc::clone(&self.0),
         }
     }
@@ -178,12 +223,9 @@ impl Budget {
         }
     }
 
-    /// What is left of an allowance of `full` bytes for one body; `None` while it is whole.
-    pub fn reduced(&self, full: u32) -> Option<u64> {
-        match self.0.halvings.load(Ordering::Relaxed) {
-            0 => None,
-            halvings => Some(u64::from(full >> halvings)),
-        }
+    /// What one body may hold outside of windows, which shrinks with them.
+    pub fn allowance(&self) -> &Allowance {
+        &self.0.allowance
     }
 
     /// How scarce memory is, as it changes.
@@ -289,7 +331,8 @@ impl Budget {
                 halvings: pressure.halvings.clamp(least, enough),
                 scarce,
             };
-            self.0.halvings.store(next.halvings, Ordering::Relaxed);
+            self.0.allowance.halve(next.halvings);
+            (self.0.tell)(next.halvings > 0);
             std::mem::replace(pressure, next) != next
         });
     }
@@ -344,6 +387,20 @@ mod tests {
             bodies.truncate(count);
             assert_eq!(window() >> 10, kib, "{count} bodies are left");
         }
+    }
+
+    #[test]
+    fn the_more_windows_are_granted_the_smaller_are_the_next_ones_but_not_below_the_least() {
+        const FULL: u32 = 256 << 10;
+        let budget = budget(64 << 20);
+        let mut granted = Vec::new();
+        for (count, kib) in [(32, 256), (64, 128), (128, 64), (2_000, 64)] {
+            granted.resize_with(count, || budget.grant(FULL, 64 << 10));
+            assert_eq!(granted[count - 1].bytes() >> 10, kib, "the {count}th");
+        }
+        assert_eq!(budget.grant(32 << 10, 64 << 10).bytes() >> 10, 32);
+        granted.clear();
+        assert_eq!(budget.grant(FULL, 64 << 10).bytes(), FULL);
     }
 
     #[test]

@@ -314,7 +314,8 @@ where
                 let respond = Respond::new(way, request.method().clone(), place);
                 let length = length_of(request.headers());
                 let budget = &self.common.budget;
-                let expected = budget.expect(self.common.wire.stream_window);
+                // As much again waits in the connection to the backend.
+                let expected = budget.expect(2 * self.common.wire.stream_window);
                 let request = request.map(|body| Body::new(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);

@@ -72,7 +72,7 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let length = prepare(&mut parts, need)?;
-    let upload = Upload::new(body, length, need.expect_continue);
+    let upload = Upload::new(body, length, need.expect_continue, registry.budget());
     if upload.is_empty() && length.is_some_and(|length| length > 0) {
         let detail = "the body is shorter than its Content-Length";
         return Err(Failure::new(Reason::LengthMismatch, detail));

@@ -10,11 +10,17 @@ use http::HeaderMap;
 
 use super::BodyError;
 use super::body::Rest;
+use super::budget::{Budget, Expected};
 use super::merge::Merge;
+use super::waiting::Waiting;
 use crate::reason::Reason;
 
-/// How much of a body is kept so that the request can be sent again.
-const KEPT: usize = 64 << 10;
+/// How much of a body is kept so that the request can be sent again, and what is left of that while memory is scarce.
+const KEPT: u32 = 64 << 10;
+const LEAST_KEPT: usize = 8 << 10;
+
+/// What an upload may hold while memory is not scarce, here and in the connection of its client.
+const EXPECTED: u32 = 256 << 10;
 
 /// What a body brings next.
 enum Next {
@@ -36,6 +42,11 @@ pub(super) struct Upload<B> {
     /// What was put in the queue so far, while it is little enough to be sent again.
     kept: Option<Vec<Bytes>>,
     kept_len: usize,
+    budget: Budget,
+    /// What it may hold, with what the connection of its client does.
+    _expected: Option<Expected>,
+    /// Its place in the budget while the tunnel takes no more.
+    waiting: Option<Waiting>,
     stream: Option<SendStream<Bytes>>,
     /// Whether reading from the client must wait for a 100.
     pub(super) gated: bool,
@@ -46,8 +57,9 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<BodyError>,
 {
-    /// An upload of a body of which `length` bytes are promised.
-    pub(super) fn new(body: B, length: Option<u64>, gated: bool) -> Self {
+    /// An upload of a body of which `length` bytes are promised; what waits of it counts in the budget.
+    pub(super) fn new(body: B, length: Option<u64>, gated: bool, budget: &Budget) -> Self {
+        let has_body = !body.is_end_stream();
         Self {
             ended: body.is_end_stream(),
             body,
@@ -57,6 +69,9 @@ where
             trailers: None,
             kept: Some(Vec::new()),
             kept_len: 0,
+            budget: budget.clone(),
+            _expected: has_body.then(|| budget.expect(EXPECTED)),
+            waiting: None,
             stream: None,
             gated,
         }
@@ -94,7 +109,8 @@ where
         if let Some(kept) = &mut self.kept {
             self.kept_len += part.len();
             kept.push(part.clone());
-            if self.kept_len > KEPT {
+            let most = self.budget.allowance().reduced(KEPT);
+            if self.kept_len > most.map_or(KEPT as usize, |most| most.max(LEAST_KEPT)) {
                 self.kept = None;
             }
         }
@@ -111,7 +127,11 @@ where
                 return Poll::Ready(Ok(()));
             };
             if let Some(front) = self.queue.front_mut() {
-                let Some(room) = ready!(poll_room(stream, front.len(), cx)) else {
+                let Poll::Ready(room) = poll_room(stream, front.len(), cx) else {
+                    return self.wait(cx);
+                };
+                self.waiting = None;
+                let Some(room) = room else {
                     // What the peer's reset means, the response future says.
                     self.stream = None;
                     return Poll::Ready(Ok(()));
@@ -148,6 +168,24 @@ where
                 }
             }
         }
+    }
+
+    /// The tunnel takes no more for now; if memory becomes too short meanwhile, that is the end.
+    fn wait(&mut self, cx: &Context<'_>) -> Poll<Result<(), BodyError>> {
+        let bytes = match &self.kept {
+            Some(_) => self.kept_len,
+            None => self.queue.iter().map(Bytes::len).sum(),
+        };
+        let budget = &self.budget;
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| Waiting::new(bytes, budget));
+        if !waiting.is_over(cx) {
+            return Poll::Pending;
+        }
+        self.reset(h2::Reason::CANCEL);
+        let detail = "its tunnel took no byte of the body while memory was short";
+        Poll::Ready(Err(BodyError::new(Reason::Overloaded, detail)))
     }
 
     fn take(&mut self, next: Next) {
@@ -280,7 +318,9 @@ mod tests {
     use http_body::Frame;
     use tokio::io::duplex;
 
+    use super::super::BudgetSettings;
     use super::*;
+    use crate::metrics::Metrics;
     use crate::tasks::Tasks;
 
     /// A body of single bytes that, as one of HTTP/2, is at its end without being asked.
@@ -337,7 +377,8 @@ mod tests {
             ended: Arc::clone(&ended),
         };
         let client = async {
-            let mut upload = Upload::new(body, None, false);
+            let budget = Budget::new(BudgetSettings::default(), Metrics::new());
+            let mut upload = Upload::new(body, None, false, &budget);
             let mut sender = sender.ready().await.unwrap();
             let mut begin = || {
                 let request = Request::post("https://gw.test/").body(()).unwrap();

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use opencmg::allowance::Allowance;
 use opencmg::backend::{AnswerBody, Backend, BackendSettings, BaseUrl, Failure, Terms};
 use opencmg::metrics::{ByRole, Metrics};
 use opencmg::pki::issue::{Authority, Key, KeyAlgorithm, Leaf, Validity, certificates_to_pem};
@@ -218,7 +219,7 @@ impl Subject {
     /// A backend with these settings.
     pub fn new(settings: BackendSettings) -> Self {
         let (metrics, tasks) = (Metrics::new(), Tasks::new());
-        let backend = Backend::build(settings, &metrics, &tasks).unwrap();
+        let backend = Backend::build(settings, &metrics, &tasks, &Allowance::default()).unwrap();
         Self {
             backend,
             metrics,

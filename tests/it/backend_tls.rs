@@ -346,6 +346,7 @@ async fn every_fault_of_the_files_is_reported_at_once() {
         faulty,
         &metrics,
         &opencmg::tasks::Tasks::new(),
+        &opencmg::allowance::Allowance::default(),
     );
     let faults = built.unwrap_err();
     assert_eq!(faults.len(), 3, "{faults:?}");

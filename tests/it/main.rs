@@ -39,6 +39,7 @@ mod requests;
 mod revocation;
 mod served;
 mod slow;
+mod stalled_uploads;
 mod status;
 #[cfg(target_os = "linux")]
 mod systemd;

@@ -6,7 +6,15 @@ use crate::tree::{self, File, none};
 
 /// A module imports modules of a lower rank only; the table of `src/lib.rs` shows the same.
 const RANKS: &[&[&str]] = &[
-    &["units", "reason", "tasks", "drain", "pieces", "frames"],
+    &[
+        "units",
+        "reason",
+        "tasks",
+        "drain",
+        "pieces",
+        "frames",
+        "allowance",
+    ],
     &["settings"],
     &["role", "metrics", "logging", "process"],
     &["pki", "message", "fetch"],
@@ -26,7 +34,10 @@ const OPTIONAL: &[&str] = &["load"];
 const IMPORTS: &[(&str, &str)] = &[
     ("admin", "drain metrics tasks"),
     ("alerts", "metrics pki"),
-    ("backend", "message metrics pki reason role settings tasks"),
+    (
+        "backend",
+        "allowance message metrics pki reason role settings tasks",
+    ),
     (
         "cli",
         "alerts config connection_point drain fetch gateway listener load logging message metrics pki process revocation service settings tasks tls tunnel units",
@@ -37,12 +48,12 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     (
         "connection_point",
-        "admin alerts backend drain forward metrics pieces pki process reason role settings tasks tls tunnel",
+        "admin alerts allowance backend drain forward metrics pieces pki process reason role settings tasks tls tunnel",
     ),
     ("fetch", "units"),
     (
         "forward",
-        "backend message metrics reason role settings tasks tunnel",
+        "allowance backend message metrics reason role settings tasks tunnel",
     ),
     (
         "gateway",
@@ -61,7 +72,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("pki", "reason settings units"),
     (
         "proxy",
-        "drain frames identity logging message metrics pki reason role routing settings tasks tunnel units",
+        "allowance drain frames identity logging message metrics pki reason role routing settings tasks tunnel units",
     ),
     ("revocation", "fetch metrics pki settings tasks units"),
     ("routing", "message metrics role units"),
@@ -73,7 +84,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("tls", "pki reason"),
     (
         "tunnel",
-        "drain frames message metrics pieces reason role settings tasks",
+        "allowance drain frames message metrics pieces reason role settings tasks",
     ),
 ];
 

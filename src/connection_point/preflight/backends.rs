@@ -6,6 +6,7 @@ use http_body_util::Empty;
 use hyper::ext::ReasonPhrase;
 
 use super::{Step, Verdict, timed, too_long};
+use crate::allowance::Allowance;
 use crate::backend::{Backend, Failure, Terms};
 use crate::forward::RoleSettings;
 use crate::metrics::Metrics;
@@ -16,7 +17,8 @@ use crate::tasks::Tasks;
 pub(super) async fn check(role: &RoleSettings) -> Vec<Verdict> {
     let settings = &role.backend;
     let tasks = Tasks::new();
-    let backend = Backend::<Empty<Bytes>>::build(settings.clone(), &Metrics::new(), &tasks);
+    let (metrics, allowance) = (Metrics::new(), Allowance::default());
+    let backend = Backend::<Empty<Bytes>>::build(settings.clone(), &metrics, &tasks, &allowance);
     let name = format!("role {} at {}", settings.id, settings.url);
     let backend = match backend {
         Ok(backend) => backend,
