@@ -36,6 +36,7 @@ const NEED: Need = Need {
     sticky: None,
     long_poll: false,
     expect_continue: false,
+    ahead: 0,
 };
 
 type Whole = MapErr<Full<Bytes>, fn(Infallible) -> BodyError>;

@@ -12,6 +12,7 @@ mod told;
 mod websocket;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::{Authority, PathAndQuery};
@@ -125,14 +126,16 @@ impl Forward {
         let mut told = Told::new(&request, origin.as_ref());
         let expects = request.headers().contains_key(header::EXPECT);
         let continued = expects.then(Arc::<Notify>::default);
+        let lost = request.body().lost();
         let answered = {
             let answer = self.forward(request, origin.as_ref(), continued.as_ref(), &mut told);
-            tokio::pin!(answer);
+            tokio::pin!(answer, lost);
             loop {
                 tokio::select! {
                     biased;
                     () = respond.reset() => break None,
                     answered = &mut answer => break Some(answered),
+                    () = &mut lost => break Some(Err(no_memory())),
                     () = heard(continued.as_deref()) => respond.send_continue(),
                 }
             }
@@ -335,6 +338,15 @@ fn place<'r>(backend: &'r Backend<tunnel::Body>, uri: &'r Uri, target: &Target<'
         outside: target.outside,
         rest: target.rest,
     }
+}
+
+/// The backend took no byte of the body while memory was short.
+fn no_memory() -> Refusal {
+    let detail = "no byte of the body was taken while memory was short";
+    let later = Duration::from_secs(5);
+    Refusal::new(Reason::Overloaded)
+        .detail(detail)
+        .retry_after(later)
 }
 
 fn refusal_of(failure: Failure) -> Refusal {

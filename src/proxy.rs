@@ -18,7 +18,6 @@ mod settings;
 mod sleeper;
 mod stream;
 mod streams;
-mod uploads;
 mod websocket;
 
 use std::sync::Arc;

@@ -63,8 +63,8 @@ impl Outflow {
         self.held_up.go_on();
     }
 
-    /// hyper flushes a stream once nothing is left to be written: what heads and the sizes of chunks took is no longer
-    /// set against bodies.
+    /// hyper flushes a stream once nothing is left to be written: nothing waits then, whatever heads and the sizes of
+    /// chunks have added to what was written.
     fn flushed(&self) {
         let written = self.written.load(Ordering::Relaxed);
         self.given.store(written, Ordering::Relaxed);

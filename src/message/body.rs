@@ -109,30 +109,12 @@ struct Measured {
     bytes: AtomicU64,
     ended: AtomicBool,
     fault: OnceLock<Reason>,
-    /// Where the bytes count as well.
-    whole: Option<Meter>,
 }
 
 impl Meter {
-    /// A meter whose bytes count in another one as well.
-    pub fn part_of(whole: &Self) -> Self {
-        Self(Arc::new(Measured {
-            whole: Some(whole.clone()),
-            ..Measured::default()
-        }))
-    }
-
     /// The data bytes that passed so far.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Counts data bytes; returns how many there are by now.
-    fn add(&self, data: u64) -> u64 {
-        if let Some(whole) = &self.0.whole {
-            whole.add(data);
-        }
-        self.0.bytes.fetch_add(data, Ordering::Relaxed) + data
     }
 
     /// Whether the body was read to its end.
@@ -156,14 +138,19 @@ pub struct Guarded<B> {
 }
 
 impl<B> Guarded<B> {
-    /// Wraps a body of at most `limit` data bytes that comes at a `pace`; the meter is the view from outside.
-    pub fn new(inner: B, limit: u64, pace: Pace, meter: Meter) -> Self {
+    /// Wraps a body of at most `limit` data bytes that comes at a `pace`.
+    pub fn new(inner: B, limit: u64, pace: Pace) -> Self {
         Self {
             inner,
             limit,
             patience: Patience::new(pace),
-            meter,
+            meter: Meter::default(),
         }
+    }
+
+    /// The view from outside.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     fn fail(&self, error: BodyError) -> BodyError {
@@ -173,7 +160,8 @@ impl<B> Guarded<B> {
     }
 
     fn count(&self, data: usize) -> Result<(), BodyError> {
-        let total = self.meter.add(data as u64);
+        let data = data as u64;
+        let total = self.meter.0.bytes.fetch_add(data, Ordering::Relaxed) + data;
         if total <= self.limit {
             return Ok(());
         }

@@ -335,6 +335,11 @@ impl Activity {
         self.unread.load(Ordering::Relaxed)
     }
 
+    /// How many requests are under way.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
     /// Whether no request is under way, and every answer is sent but for what waits in the stream.
     pub(super) fn is_idle(&self) -> bool {
         self.requests.load(Ordering::Relaxed) == 0 && self.open.load(Ordering::Relaxed) == 0

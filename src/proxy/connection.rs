@@ -19,12 +19,11 @@ use super::rate::Allowed;
 use super::sleeper::Sleeper;
 use super::stream::Stream;
 use super::streams::{Inbox, Streams};
-use super::uploads::Uploads;
 use super::websocket::Relay;
-use super::{Proxy, Settings, request};
+use super::{Proxy, Settings, Shared, request};
 use crate::identity::{ClientCertificate, Identity, Live};
-use crate::message::body::Meter;
 use crate::message::headers::{ClientCertFields, ClientConnection};
+use crate::tunnel::Granted;
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
 const BUFFER: usize = 128 << 10;
@@ -67,8 +66,8 @@ pub(super) struct Peer {
     pub(super) certificate: ClientCertificate,
     pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
-    /// What was drawn of all request bodies of an HTTP/2 connection.
-    pub(super) uploads: Option<Meter>,
+    /// What the windows of HTTP/2 let in before a request asks for it.
+    windows: Option<Windows>,
     /// What the client may still send, where that is limited.
     pub(super) allowed: Option<Allowed>,
     /// What the first request was for, as mostly all are.
@@ -77,7 +76,32 @@ pub(super) struct Peer {
     relay: Mutex<Option<Box<Relay>>>,
 }
 
+/// The windows of one connection of HTTP/2.
+#[derive(Debug)]
+struct Windows {
+    stream: Granted,
+    connection: u32,
+}
+
+impl Windows {
+    fn of(shared: &Shared) -> Self {
+        let full = shared.settings.stream_window;
+        Self {
+            stream: shared.registry.budget().grant(full, LEAST_WINDOW),
+            connection: shared.settings.connection_window,
+        }
+    }
+}
+
 impl Peer {
+    /// What the connection may hold of one more request's body, in bytes. Of HTTP/1.1 that is next to nothing.
+    pub(super) fn ahead(&self) -> u32 {
+        self.windows.as_ref().map_or(0, |windows| {
+            let share = windows.connection / self.activity.requests().max(1);
+            share.min(windows.stream.bytes())
+        })
+    }
+
     /// Leaves what is to go on when the connection has become one of bytes.
     pub(super) fn leave(&self, relay: Box<Relay>) {
         self.activity.switch();
@@ -121,10 +145,11 @@ impl Proxy {
             fields: fields_of(&connection.live),
             certificate,
             activity: Arc::new(Activity::new()),
-            uploads: http2.then(Meter::default),
+            windows: http2.then(|| Windows::of(&shared)),
         });
         greet(&peer);
-        let (activity, uploads) = (Arc::clone(&peer.activity), peer.uploads.clone());
+        let activity = Arc::clone(&peer.activity);
+        let window = peer.windows.as_ref().map(|windows| windows.stream.bytes());
         let timeout = shared.settings.send_timeout;
         let service = {
             let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
@@ -134,20 +159,10 @@ impl Proxy {
             })
         };
         let driver = Driver::new(shared, peer, connection.live, http2);
-        let budget = self.0.registry.budget();
-        if let Some(drawn) = uploads {
+        if let Some(window) = window {
             let inbox = Inbox::default();
-            let settings = &self.0.settings;
-            let window = budget.grant(settings.stream_window, LEAST_WINDOW);
-            let server = http2_server(settings, window.bytes(), inbox.clone());
-            let uploads = Uploads::new(
-                window,
-                settings.connection_window,
-                drawn,
-                budget.clone(),
-                Arc::clone(&activity),
-            );
-            let stream = Stream::http2(connection.stream, activity, timeout, uploads);
+            let stream = Stream::http2(connection.stream, activity, timeout);
+            let server = http2_server(&self.0.settings, window, inbox.clone());
             let connection = server.serve_connection(TokioIo::new(stream), service);
             let streams = Streams::new(inbox);
             Box::pin(driver.drive(Box::pin(Multiplexed {
@@ -155,7 +170,7 @@ impl Proxy {
                 streams,
             })))
         } else {
-            let allowance = budget.allowance().clone();
+            let allowance = self.0.registry.budget().allowance().clone();
             let stream = Stream::http1(connection.stream, activity, timeout, allowance);
             let server = http1_server(&self.0.settings);
             let connection = Sleeper::new(server, stream, service);

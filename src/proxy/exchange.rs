@@ -87,17 +87,12 @@ impl Exchange {
         self.route = Some(route);
     }
 
-    /// The meter of the request body, which is looked at from here on.
-    pub(super) fn watch_upload(&mut self) -> Meter {
-        let meter = match &self.peer.uploads {
-            Some(uploads) if self.has_body => Meter::part_of(uploads),
-            Some(_) | None => Meter::default(),
-        };
+    /// Notes how to look at the request body.
+    pub(super) fn watch_upload(&mut self, meter: Meter) {
         if self.has_body && self.version != Version::HTTP_2 {
             self.peer.activity.watch_upload(meter.clone());
         }
-        self.upload = Some(meter.clone());
-        meter
+        self.upload = Some(meter);
     }
 
     /// Why the request body failed, if it did: what fails behind it has this cause.

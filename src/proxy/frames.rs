@@ -32,8 +32,6 @@ const BYTES_PER_UPDATE: usize = 1 << 10;
 pub(super) struct Frames {
     heads: Heads,
     open: Open,
-    /// Whether the frame that is on its way is of a request's body.
-    in_upload: bool,
     /// The frames to the client, and whether the one that is on its way is of a body.
     answers: Heads,
     in_body: bool,
@@ -53,7 +51,6 @@ impl Frames {
         Self {
             heads: Heads::after(PREFACE),
             open: Open::default(),
-            in_upload: false,
             answers: Heads::after(0),
             in_body: false,
             in_head: false,
@@ -66,31 +63,24 @@ impl Frames {
         }
     }
 
-    /// Follows bytes from the client; returns how many of them are of request bodies, with their padding.
+    /// Follows bytes from the client.
     ///
     /// # Errors
     /// A budget is spent.
-    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<usize, Flood> {
+    pub(super) fn received(&mut self, mut bytes: &[u8]) -> Result<(), Flood> {
         if !self.started && !bytes.is_empty() {
             self.started = true;
             // The preface is a head, too: a client that stops within it is waited for as long as for one.
             self.begin_head();
         }
-        let mut bodies = 0;
-        loop {
-            if self.in_upload {
-                bodies += self.heads.left().min(bytes.len());
-            }
-            let Some(head) = self.heads.next(&mut bytes) else {
-                break;
-            };
+        while let Some(head) = self.heads.next(&mut bytes) {
             self.end();
             self.begin(head)?;
         }
         if self.heads.is_between() {
             self.end();
         }
-        Ok(bodies)
+        Ok(())
     }
 
     /// Follows bytes to the client, which it may acknowledge; returns how many of them are of bodies.
@@ -145,7 +135,6 @@ impl Frames {
             flags,
             stream,
         } = head;
-        self.in_upload = kind == DATA;
         match kind {
             DATA => {}
             // A client may not promise anything, but the parser waits for the end of what it promises.

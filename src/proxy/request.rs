@@ -32,6 +32,9 @@ use crate::role::Scheme;
 use crate::routing::{Published, Route, Way};
 use crate::tunnel::{self, Need};
 
+/// The mean of what a client is told to wait when there is no room for its request.
+const OVERLOADED: Duration = Duration::from_secs(5);
+
 /// About how many fields are set by us.
 const OURS: usize = 8;
 
@@ -105,8 +108,8 @@ async fn forward(
     check_length(&published, &body)?;
     let need = need_of(&published, peer, &mut head, &body);
     let limit = published.endpoint.body_limit;
-    let meter = exchange.watch_upload();
-    let body = Guarded::new(body, limit, shared.settings.body_pace, meter);
+    let body = Guarded::new(body, limit, shared.settings.body_pace);
+    exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
     rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
     exchange.trailers = head.headers.contains_key(TE);
@@ -128,8 +131,7 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     if shared.requests.load(Ordering::Relaxed) <= shared.settings.requests {
         return Ok(());
     }
-    let later = jitter(Duration::from_secs(5));
-    Err(Refusal::new(Reason::Overloaded).retry_after(later))
+    Err(Refusal::new(Reason::Overloaded).retry_after(jitter(OVERLOADED)))
 }
 
 /// Whoever sends more than one client's share waits, whatever he asks for.
@@ -294,6 +296,7 @@ fn need_of(published: &Published, peer: &Peer, head: &mut Parts, body: &Incoming
         sticky: published.endpoint.sticky.then(|| stickiness(peer)),
         long_poll: published.endpoint.long_poll,
         expect_continue,
+        ahead: peer.ahead(),
     }
 }
 
@@ -387,6 +390,8 @@ where
         let refusal = Refusal::new(failure.reason).detail(failure.detail);
         if failure.reason == Reason::TunnelsFull {
             refusal.retry_after(jitter(Duration::from_secs(2)))
+        } else if failure.reason == Reason::Overloaded {
+            refusal.retry_after(jitter(OVERLOADED))
         } else {
             refusal
         }

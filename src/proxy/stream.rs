@@ -18,7 +18,6 @@ use tokio::time::{Instant, Sleep, sleep};
 use self::line::Line;
 use super::activity::Activity;
 use super::frames::Frames;
-use super::uploads::Uploads;
 use crate::allowance::Allowance;
 use crate::frames::Flood;
 use crate::reason::Reason;
@@ -46,21 +45,14 @@ const LEAST: usize = 4 << 10;
 pub(super) struct Stream<IO> {
     inner: IO,
     activity: Arc<Activity>,
-    /// What only a connection of HTTP/2 has; boxed, since most are none.
-    http2: Option<Box<Http2>>,
+    /// The client's frames, over HTTP/2; boxed, since most connections have none.
+    frames: Option<Box<Frames>>,
     send_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     /// Until when what the client sends is thrown away, once the other direction is closed.
     linger: Option<Instant>,
     /// What only a connection of HTTP/1.1 has.
     http1: Option<Http1>,
-}
-
-/// The frames of both sides, and what the client's bring of request bodies.
-#[derive(Debug)]
-struct Http2 {
-    frames: Frames,
-    uploads: Uploads,
 }
 
 /// What is watched in place of a server that does not.
@@ -103,15 +95,9 @@ impl<IO> Stream<IO> {
     }
 
     /// A stream of HTTP/2, whose frames are counted.
-    pub(super) fn http2(
-        inner: IO,
-        activity: Arc<Activity>,
-        send_timeout: Duration,
-        uploads: Uploads,
-    ) -> Self {
-        let frames = Frames::new();
+    pub(super) fn http2(inner: IO, activity: Arc<Activity>, send_timeout: Duration) -> Self {
         Self {
-            http2: Some(Box::new(Http2 { frames, uploads })),
+            frames: Some(Box::new(Frames::new())),
             ..Self::new(inner, activity, send_timeout)
         }
     }
@@ -121,7 +107,7 @@ impl<IO> Stream<IO> {
             http1: None,
             inner,
             activity,
-            http2: None,
+            frames: None,
             send_timeout,
             timer: None,
             linger: None,
@@ -130,14 +116,13 @@ impl<IO> Stream<IO> {
 
     /// Counts the client's frames; who sends more than its budget is given up.
     fn received_frames(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(Http2 { frames, uploads }) = self.http2.as_deref_mut() else {
+        let Some(frames) = &mut self.frames else {
             return Ok(());
         };
         let result = frames.received(bytes);
         let (in_head, began) = (frames.is_in_head(), frames.take_began());
         self.activity.received_frames(bytes.len(), in_head, began);
         self.activity.set_open(frames.open());
-        let result = result.map(|bodies| uploads.arrived(bodies, frames.open()));
         result.map_err(|Flood| {
             self.activity.set_ended(Reason::TooManyFrames);
             io::Error::other("more frames than their budget allows")
@@ -146,7 +131,7 @@ impl<IO> Stream<IO> {
 
     /// Notes that so much of the buffers was written.
     fn sent<'a>(&mut self, buffers: impl Iterator<Item = &'a [u8]>, written: usize) {
-        let Some(Http2 { frames, .. }) = self.http2.as_deref_mut() else {
+        let Some(frames) = &mut self.frames else {
             return self.activity.sent(written);
         };
         let (mut left, mut bodies) = (written, 0);

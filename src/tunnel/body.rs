@@ -13,16 +13,23 @@ use bytes::Bytes;
 use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::BodyError;
 use super::budget::{Budget, Counted, Expected, Holder};
 use super::link::Lease;
+use super::waiting::BESIDES;
 use crate::reason::Reason;
 
 /// Where a received body lies. Shared with the budget, which looks at it and may empty it.
 #[derive(Debug)]
-pub(super) struct Slot(Mutex<Held>);
+pub(super) struct Slot {
+    held: Mutex<Held>,
+    /// What is held with it elsewhere while there is something.
+    besides: usize,
+    lost: Notify,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -32,16 +39,21 @@ struct Held {
 }
 
 impl Slot {
-    fn new(stream: RecvStream) -> Self {
-        Self(Mutex::new(Held {
+    fn new(stream: RecvStream, besides: usize) -> Self {
+        let held = Held {
             stream: Some(stream),
             progress: Instant::now(),
             taken: false,
-        }))
+        };
+        Self {
+            held: Mutex::new(held),
+            besides,
+            lost: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,6 +64,7 @@ impl Holder for Slot {
             Some(stream) => stream.flow_control().used_capacity(),
             None => 0,
         };
+        let bytes = if bytes > 0 { bytes + self.besides } else { 0 };
         (bytes, held.progress)
     }
 
@@ -62,6 +75,7 @@ impl Holder for Slot {
             held.stream.take()
         };
         drop(stream);
+        self.lost.notify_one();
     }
 }
 
@@ -87,9 +101,29 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of a received head, as it was expected. `length` is its Content-Length, if it has one.
-    pub(super) fn new(
+    /// The body of an answer, as it was expected. `length` is its Content-Length, if it has one.
+    pub(super) fn of_answer(
         stream: RecvStream,
+        length: Option<u64>,
+        budget: &Budget,
+        expected: Expected,
+    ) -> Self {
+        Self::new(stream, 0, length, budget, expected)
+    }
+
+    /// The same of a request, of which the connection to the backend holds a part.
+    pub(super) fn of_request(
+        stream: RecvStream,
+        length: Option<u64>,
+        budget: &Budget,
+        expected: Expected,
+    ) -> Self {
+        Self::new(stream, BESIDES, length, budget, expected)
+    }
+
+    fn new(
+        stream: RecvStream,
+        besides: usize,
         length: Option<u64>,
         budget: &Budget,
         expected: Expected,
@@ -97,7 +131,7 @@ impl Body {
         if stream.is_end_stream() {
             return Self::empty();
         }
-        let slot = Arc::new(Slot::new(stream));
+        let slot = Arc::new(Slot::new(stream, besides));
         let counted = budget.count(&slot, 0);
         Self {
             slot: Some(slot),
@@ -139,6 +173,17 @@ impl Body {
     /// The connection point whose tunnel brought this body; `None` on the connection point itself.
     pub fn connection_point(&self) -> Option<&Arc<str>> {
         self.carrier.as_ref()
+    }
+
+    /// Returns once the body was taken away for want of memory: a reader that does not move would not see it.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + 'static {
+        let slot = self.slot.clone();
+        async move {
+            match slot {
+                Some(slot) => slot.lost.notified().await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Goes on with the request's body, for who has no room for more of the answer at the moment. Reading does so by
@@ -192,7 +237,13 @@ impl Body {
         };
         let mut held = slot.lock();
         if held.taken {
-            return Poll::Ready(Some(Err(stalled())));
+            // On the connection point it is the backend that takes nothing.
+            let reason = match self.carrier {
+                Some(_) => Reason::StalledClient,
+                None => Reason::Overloaded,
+            };
+            let detail = "no byte was taken while memory was short";
+            return Poll::Ready(Some(Err(BodyError::new(reason, detail))));
         }
         let Some(stream) = &mut held.stream else {
             return Poll::Ready(None);
@@ -222,13 +273,6 @@ impl Body {
         };
         stream.poll_trailers(cx).map_err(|error| broken(&error))
     }
-}
-
-fn stalled() -> BodyError {
-    BodyError::new(
-        Reason::StalledClient,
-        "no byte was taken while memory was short",
-    )
 }
 
 /// What an error of HTTP/2 in the middle of a body means.

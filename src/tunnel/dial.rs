@@ -316,7 +316,7 @@ where
                 let budget = &self.common.budget;
                 // As much again waits in the connection to the backend.
                 let expected = budget.expect(2 * self.common.wire.stream_window);
-                let request = request.map(|body| Body::new(body, length, budget, expected));
+                let request = request.map(|body| Body::of_request(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);
             }

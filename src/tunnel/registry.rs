@@ -51,6 +51,8 @@ pub struct Need {
     pub long_poll: bool,
     /// Whether the body is not to be read before the backend's 100 has come.
     pub expect_continue: bool,
+    /// What may be held of the body before it is asked for, in bytes.
+    pub ahead: u32,
 }
 
 /// Why a request got no answer through a tunnel.

@@ -72,7 +72,7 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let length = prepare(&mut parts, need)?;
-    let upload = Upload::new(body, length, need.expect_continue, registry.budget());
+    let upload = Upload::new(body, length, need, registry.budget());
     if upload.is_empty() && length.is_some_and(|length| length > 0) {
         let detail = "the body is shorter than its Content-Length";
         return Err(Failure::new(Reason::LengthMismatch, detail));
@@ -246,7 +246,7 @@ where
     });
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);
-    let body = Body::new(stream, length, registry.budget(), expected);
+    let body = Body::of_answer(stream, length, registry.budget(), expected);
     Response::from_parts(parts, body.carry(lease, rest))
 }
 

@@ -12,6 +12,7 @@ use super::BodyError;
 use super::body::Rest;
 use super::budget::{Budget, Expected};
 use super::merge::Merge;
+use super::registry::Need;
 use super::waiting::Waiting;
 use crate::reason::Reason;
 
@@ -48,6 +49,8 @@ pub(super) struct Upload<B> {
     /// Its place in the budget while the tunnel takes no more.
     waiting: Option<Waiting>,
     stream: Option<SendStream<Bytes>>,
+    /// What its client's connection may hold of it.
+    ahead: usize,
     /// Whether reading from the client must wait for a 100.
     pub(super) gated: bool,
 }
@@ -58,7 +61,7 @@ where
     B::Error: Into<BodyError>,
 {
     /// An upload of a body of which `length` bytes are promised; what waits of it counts in the budget.
-    pub(super) fn new(body: B, length: Option<u64>, gated: bool, budget: &Budget) -> Self {
+    pub(super) fn new(body: B, length: Option<u64>, need: Need, budget: &Budget) -> Self {
         let has_body = !body.is_end_stream();
         Self {
             ended: body.is_end_stream(),
@@ -73,7 +76,8 @@ where
             _expected: has_body.then(|| budget.expect(EXPECTED)),
             waiting: None,
             stream: None,
-            gated,
+            ahead: need.ahead as usize,
+            gated: need.expect_continue,
         }
     }
 
@@ -170,13 +174,13 @@ where
         }
     }
 
-    /// The tunnel takes no more for now; if memory becomes too short meanwhile, that is the end.
+    /// Waits until the tunnel takes more; if memory becomes too short meanwhile, that is the end.
     fn wait(&mut self, cx: &Context<'_>) -> Poll<Result<(), BodyError>> {
         let bytes = match &self.kept {
             Some(_) => self.kept_len,
             None => self.queue.iter().map(Bytes::len).sum(),
         };
-        let budget = &self.budget;
+        let (bytes, budget) = (self.ahead + bytes, &self.budget);
         let waiting = self
             .waiting
             .get_or_insert_with(|| Waiting::new(bytes, budget));
@@ -321,6 +325,7 @@ mod tests {
     use super::super::BudgetSettings;
     use super::*;
     use crate::metrics::Metrics;
+    use crate::role::RoleId;
     use crate::tasks::Tasks;
 
     /// A body of single bytes that, as one of HTTP/2, is at its end without being asked.
@@ -377,8 +382,15 @@ mod tests {
             ended: Arc::clone(&ended),
         };
         let client = async {
+            let need = Need {
+                role: RoleId::new(1),
+                sticky: None,
+                long_poll: false,
+                expect_continue: false,
+                ahead: 0,
+            };
             let budget = Budget::new(BudgetSettings::default(), Metrics::new());
-            let mut upload = Upload::new(body, None, false, &budget);
+            let mut upload = Upload::new(body, None, need, &budget);
             let mut sender = sender.ready().await.unwrap();
             let mut begin = || {
                 let request = Request::post("https://gw.test/").body(()).unwrap();

@@ -188,6 +188,7 @@ pub const NEED: Need = Need {
     sticky: None,
     long_poll: false,
     expect_continue: false,
+    ahead: 0,
 };
 
 /// A body that cannot fail.

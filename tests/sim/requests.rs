@@ -180,6 +180,7 @@ impl Book {
             sticky: (random.below(4) == 0).then_some(id % 10),
             long_poll: random.below(5) == 0,
             expect_continue: !safe && random.below(4) == 0,
+            ahead: 0,
         };
         let breaks = random.below(20) == 0;
         let body = Parts::new(id, len, breaks, random);

@@ -237,6 +237,7 @@ async fn a_client_that_leaves_is_heard_at_the_other_end() {
 
 const EXPECT: Need = Need {
     expect_continue: true,
+    ahead: 0,
     ..NEED
 };
 
