@@ -244,13 +244,13 @@ impl Budget {
             let most = self.expected() + self.0.most.load(Ordering::Relaxed) + (self.0.besides)();
             let pressure = *self.0.pressure.borrow();
             let few = most <= self.limit() / 4 && !pressure.scarce;
+            let calm = few && pressure.halvings == 0;
             // What was counted last must not stand when nothing is left to count.
             let shown = self.0.metrics.buffered_bytes.get() != 0;
-            if (shown || !few) && self.is_my_turn() {
+            if (shown || !calm) && self.is_my_turn() {
                 self.look();
                 self.fit();
             }
-            let calm = few && pressure.halvings == 0;
             let rest = if calm { REST } else { LOOK };
             // Many may come at once, and bring all that they can before a rest is over.
             let _ = timeout(rest, self.0.many.notified()).await;
