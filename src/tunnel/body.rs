@@ -20,6 +20,7 @@ use super::BodyError;
 use super::budget::{Budget, Counted, Expected, Holder};
 use super::link::Lease;
 use super::waiting::BESIDES;
+use super::window;
 use crate::reason::Reason;
 
 /// Where a received body lies. Shared with the budget, which looks at it and may empty it.
@@ -61,11 +62,8 @@ impl Holder for Slot {
     fn held(&self) -> (usize, Instant) {
         let mut held = self.lock();
         let bytes = held.stream.as_mut().map_or(0, |stream| {
-            let flow = stream.flow_control();
-            // h2 tells the peer of room when some is given back. A window that becomes smaller while all was given back,
-            // but too little to tell, would stay shut: the peer has nothing to send for that more could be given back.
-            let _ = flow.release_capacity(0);
-            flow.used_capacity()
+            window::open(stream);
+            stream.flow_control().used_capacity()
         });
         let bytes = if bytes > 0 { bytes + self.besides } else { 0 };
         (bytes, held.progress)

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::wire;
+use super::{window, wire};
 
 /// A request of the gateway itself, not of a client. `service` becomes the authority.
 fn own_request(service: &str, method: Method, path: &str) -> Option<Request<()>> {
@@ -67,10 +67,8 @@ pub(super) fn is_lines(status: StatusCode, fields: &HeaderMap) -> bool {
 /// What is wrong with it, for the log.
 pub(super) async fn read<T: DeserializeOwned>(mut body: RecvStream) -> Result<T, String> {
     let mut json = BytesMut::new();
-    while let Some(data) = body.data().await {
+    while let Some(data) = window::data(&mut body).await {
         let data = data.map_err(|error| error.to_string())?;
-        // Fails only for more than was received.
-        let _ = body.flow_control().release_capacity(data.len());
         if json.len() + data.len() > wire::NOTE_LIMIT {
             return Err(format!("is longer than {} bytes", wire::NOTE_LIMIT));
         }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::upload::poll_room;
+use super::window;
 use super::wire::{LINE_LIMIT, LINE_PAUSE, ROLES_LIMIT, RolesLine};
 use crate::role::PublishedRole;
 
@@ -101,7 +102,7 @@ impl Reading {
                     self.next = Instant::now() + LINE_PAUSE;
                     return parse(&line).map(Heard::Line);
                 }
-                data = self.stream.data(), if !self.ended => {
+                data = window::data(&mut self.stream), if !self.ended => {
                     if let Some(line) = self.take(data).await? {
                         return Ok(Heard::Line(line));
                     }
@@ -125,8 +126,6 @@ impl Reading {
                 return Ok(None);
             }
         };
-        // Fails only for more than was received.
-        let _ = self.stream.flow_control().release_capacity(data.len());
         for line in self.lines.feed(&data)? {
             if may_be_last(&line) {
                 let parsed = parse(&line)?;
