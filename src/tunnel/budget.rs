@@ -1,7 +1,7 @@
 //! The budget of bytes that one process has received and not yet passed on.
 //!
 //! HTTP/2 holds those that came through tunnels, up to one stream window per stream; a gateway's client connections hold
-//! what they have for their clients; and both read and write in pieces. They are counted by looking. The more bodies are
+//! what they have for their clients, and of uploads for tunnels; and both read and write in pieces. They are counted by looking. The more bodies are
 //! to be expected, the smaller are the windows, so that many that come at once find room; windows are small, too, while
 //! more than half of the budget is used, and until it is a quarter. Above the whole, the streams that were longest
 //! without progress lose their bodies, and the connections their lives.
