@@ -343,7 +343,8 @@ fn place<'r>(backend: &'r Backend<tunnel::Body>, uri: &'r Uri, target: &Target<'
 /// The backend took no byte of the body while memory was short.
 fn no_memory() -> Refusal {
     let detail = "no byte of the body was taken while memory was short";
-    let later = Duration::from_secs(5);
+    // Not all at once.
+    let later = Duration::from_secs(10).mul_f64(rand::random());
     Refusal::new(Reason::Overloaded)
         .detail(detail)
         .retry_after(later)

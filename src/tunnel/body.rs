@@ -19,7 +19,6 @@ use tokio::time::Instant;
 use super::BodyError;
 use super::budget::{Budget, Counted, Expected, Holder};
 use super::link::Lease;
-use super::waiting::BESIDES;
 use super::window;
 use crate::reason::Reason;
 
@@ -119,7 +118,7 @@ impl Body {
         budget: &Budget,
         expected: Expected,
     ) -> Self {
-        Self::new(stream, BESIDES, length, budget, expected)
+        Self::new(stream, budget.besides(), length, budget, expected)
     }
 
     fn new(

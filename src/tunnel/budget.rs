@@ -65,6 +65,7 @@ pub struct Budget(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit: AtomicU64,
+    with_upload: usize,
     stalled_after: Duration,
     holders: DashMap<u64, Weak<dyn Holder>, RandomState>,
     /// The full windows of all bodies that are expected or there.
@@ -157,6 +158,7 @@ impl Budget {
     ) -> Self {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
+            with_upload: settings.besides,
             stalled_after: settings.stalled_after,
             holders: DashMap::default(),
             expected: AtomicU64::new(0),
@@ -255,6 +257,11 @@ impl Budget {
             // Many may come at once, and bring all that they can before a rest is over.
             let _ = timeout(rest, self.0.many.notified()).await;
         }
+    }
+
+    /// What a request body that waits takes besides its bytes.
+    pub(super) fn besides(&self) -> usize {
+        self.0.with_upload
     }
 
     fn expected(&self) -> u64 {

@@ -22,6 +22,7 @@ use super::driven::Server;
 use super::incoming::{Place, Respond};
 use super::io::{Traffic, Watched};
 use super::send::length_of;
+use super::upload::at_most;
 use super::window::{self, Window};
 use super::wire::{self, Hello, Refused};
 use super::{Body, Incoming, Wire, liveness, note, publish};
@@ -315,7 +316,8 @@ where
                 let length = length_of(request.headers());
                 let budget = &self.common.budget;
                 // As much again waits in the connection to the backend.
-                let expected = budget.expect(2 * self.common.wire.stream_window);
+                let most = self.common.wire.stream_window.saturating_mul(2);
+                let expected = budget.expect(at_most(length, most));
                 let request = request.map(|body| Body::of_request(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });
                 self.common.tasks.spawn(handled);

@@ -53,6 +53,9 @@ pub struct BudgetSettings {
     pub bytes: u64,
     /// A stream without progress for this long may be reset when memory is short.
     pub stalled_after: Duration,
+    /// What a request body that waits takes besides its bytes on either side of a tunnel: records in TLS, the buffers of
+    /// HTTP, and what they leave unused.
+    pub besides: usize,
 }
 
 impl Default for BudgetSettings {
@@ -60,6 +63,7 @@ impl Default for BudgetSettings {
         Self {
             bytes: 256 << 20,          // the composition passes a quarter of the RAM
             stalled_after: 2 * SECOND, // who moves is never cut off
+            besides: 64 << 10,         // as measured with 2,000
         }
     }
 }

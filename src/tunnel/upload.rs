@@ -73,7 +73,7 @@ where
             kept: Some(Vec::new()),
             kept_len: 0,
             budget: budget.clone(),
-            _expected: has_body.then(|| budget.expect(EXPECTED)),
+            _expected: has_body.then(|| budget.expect(at_most(length, EXPECTED))),
             waiting: None,
             stream: None,
             ahead: need.ahead as usize,
@@ -268,6 +268,12 @@ where
             stream.send_reset(reason);
         }
     }
+}
+
+/// What is to be expected of a body whose length may be known, but no more than `most`.
+pub(super) fn at_most(length: Option<u64>, most: u32) -> u32 {
+    let length = length.and_then(|length| u32::try_from(length).ok());
+    length.map_or(most, |length| length.min(most))
 }
 
 fn mismatch(how: &str) -> BodyError {

@@ -7,10 +7,6 @@ use tokio::time::Instant;
 
 use super::budget::{Budget, Counted, Holder};
 
-/// What an upload that waits takes besides the bytes that are counted, as measured on both sides of a tunnel: records in TLS,
-/// the buffers of HTTP, and what they leave unused.
-pub(super) const BESIDES: usize = 64 << 10;
-
 /// An upload that waits. Its drop ends the wait.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -34,7 +30,7 @@ struct Turn {
 impl Waiting {
     /// Counts so many bytes, and what comes with them, that wait from now on.
     pub(super) fn new(bytes: usize, budget: &Budget) -> Self {
-        let bytes = bytes + BESIDES;
+        let bytes = bytes + budget.besides();
         let shared = Arc::new(Shared {
             bytes,
             since: Instant::now(),
