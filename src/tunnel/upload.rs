@@ -20,8 +20,9 @@ use crate::reason::Reason;
 const KEPT: u32 = 64 << 10;
 const LEAST_KEPT: usize = 8 << 10;
 
-/// What an upload may hold while memory is not scarce, here and in the connection of its client.
-const EXPECTED: u32 = 256 << 10;
+/// What an upload may hold while memory is not scarce, here and in the connection of its client: three parts of 128 KiB,
+/// and what they leave unused.
+const EXPECTED: u32 = 512 << 10;
 
 /// What a body brings next.
 enum Next {
