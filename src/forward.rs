@@ -135,7 +135,7 @@ impl Forward {
                     biased;
                     () = respond.reset() => break None,
                     answered = &mut answer => break Some(answered),
-                    () = &mut lost => break Some(Err(no_memory())),
+                    () = &mut lost => break Some(Err(refusal_of(no_memory()))),
                     () = heard(continued.as_deref()) => respond.send_continue(),
                 }
             }
@@ -341,15 +341,15 @@ fn place<'r>(backend: &'r Backend<tunnel::Body>, uri: &'r Uri, target: &Target<'
 }
 
 /// The backend took no byte of the body while memory was short.
-fn no_memory() -> Refusal {
+fn no_memory() -> Failure {
     let detail = "no byte of the body was taken while memory was short";
-    // Not all at once.
-    let later = Duration::from_secs(10).mul_f64(rand::random());
-    Refusal::new(Reason::Overloaded)
-        .detail(detail)
-        .retry_after(later)
+    Failure::new(Reason::Overloaded, detail)
 }
 
 fn refusal_of(failure: Failure) -> Refusal {
-    Refusal::new(failure.reason).detail(failure.detail)
+    let refusal = Refusal::new(failure.reason).detail(failure.detail);
+    match failure.reason == Reason::Overloaded {
+        true => refusal.retry_around(Duration::from_secs(5)),
+        false => refusal,
+    }
 }

@@ -81,7 +81,7 @@ reasons! {
     UnknownServerName = "unknown-server-name", Client, "The TLS handshake named a server that is not served here.";
     BadProxyHeader = "bad-proxy-header", Client, "A trusted source did not begin with a PROXY protocol v2 header.";
     TooManyConnections = "too-many-connections", Gateway, "The limit on connections is reached.";
-    Overloaded = "overloaded", Gateway, "The limit on requests in flight is reached, or there was no memory for an upload that stood still.";
+    Overloaded = "overloaded", Gateway, "The limit on requests in flight is reached, or there was no memory for an upload that stood still; `CMGConnector_Overloaded` if the connection point says so.";
     Draining = "draining", Gateway, "The instance is draining.";
     Loop = "loop", Gateway, "The request has been sent on by this service before.";
     InternalError = "internal-error", Gateway, "A fault of our own.";

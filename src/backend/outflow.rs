@@ -68,6 +68,7 @@ impl Outflow {
     fn flushed(&self) {
         let written = self.written.load(Ordering::Relaxed);
         self.given.store(written, Ordering::Relaxed);
+        self.held_up.go_on();
     }
 }
 

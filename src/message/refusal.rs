@@ -93,6 +93,11 @@ impl Refusal {
         self
     }
 
+    /// Says when to come again: up to twice the mean, so that those who were told do not all come back at once.
+    pub fn retry_around(self, mean: Duration) -> Self {
+        self.retry_after(mean.mul_f64(2.0 * rand::random::<f64>()))
+    }
+
     /// Puts another status in place of the reason's own.
     pub fn with_status(mut self, status: StatusCode) -> Self {
         self.status = Some(status);

@@ -460,7 +460,7 @@ impl Holder for Activity {
     }
 
     /// The connection ends: nothing less frees what it holds.
-    fn take_away(&self) {
+    fn take_away(&self, _since: Instant) {
         self.set_ended(Reason::StalledClient);
         self.hang_up();
     }

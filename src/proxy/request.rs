@@ -131,7 +131,7 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     if shared.requests.load(Ordering::Relaxed) <= shared.settings.requests {
         return Ok(());
     }
-    Err(Refusal::new(Reason::Overloaded).retry_after(jitter(OVERLOADED)))
+    Err(Refusal::new(Reason::Overloaded).retry_around(OVERLOADED))
 }
 
 /// Whoever sends more than one client's share waits, whatever he asks for.
@@ -381,17 +381,17 @@ where
     let sent = tokio::select! {
         biased;
         () = held_up => {
-            let later = jitter(shared.settings.drain_retry_after);
-            return Err(Refusal::new(Reason::Draining).retry_after(later));
+            let mean = shared.settings.drain_retry_after;
+            return Err(Refusal::new(Reason::Draining).retry_around(mean));
         }
         sent = shared.registry.send(need, request) => sent,
     };
     sent.map_err(|failure| {
         let refusal = Refusal::new(failure.reason).detail(failure.detail);
         if failure.reason == Reason::TunnelsFull {
-            refusal.retry_after(jitter(Duration::from_secs(2)))
+            refusal.retry_around(Duration::from_secs(2))
         } else if failure.reason == Reason::Overloaded {
-            refusal.retry_after(jitter(OVERLOADED))
+            refusal.retry_around(OVERLOADED)
         } else {
             refusal
         }
@@ -431,9 +431,4 @@ pub(super) fn receive(
 /// The path and query of a target; `*` for that form.
 fn target(uri: &Uri) -> &str {
     uri.path_and_query().map_or("", |target| target.as_str())
-}
-
-/// A time around a mean, up to twice as long, so that those who were told do not all come back at once.
-fn jitter(mean: Duration) -> Duration {
-    mean.mul_f64(2.0 * rand::random::<f64>())
 }

@@ -34,7 +34,10 @@ pub(super) struct Slot {
 #[derive(Debug)]
 struct Held {
     stream: Option<RecvStream>,
+    /// Since when there has been something of which nothing was read.
     progress: Instant,
+    /// Whether a reader has asked for some.
+    read: bool,
     taken: bool,
 }
 
@@ -43,6 +46,7 @@ impl Slot {
         let held = Held {
             stream: Some(stream),
             progress: Instant::now(),
+            read: false,
             taken: false,
         };
         Self {
@@ -64,13 +68,21 @@ impl Holder for Slot {
             window::open(stream);
             stream.flow_control().used_capacity()
         });
-        let bytes = if bytes > 0 { bytes + self.besides } else { 0 };
-        (bytes, held.progress)
+        // A request whose backend was not offered anything is not held up by it, and nothing is held elsewhere.
+        let offered = held.read || self.besides == 0;
+        if bytes == 0 || !offered {
+            held.progress = Instant::now();
+            return (bytes, held.progress);
+        }
+        (bytes + self.besides, held.progress)
     }
 
-    fn take_away(&self) {
+    fn take_away(&self, since: Instant) {
         let stream = {
             let mut held = self.lock();
+            if held.progress != since {
+                return;
+            }
             held.taken = true;
             held.stream.take()
         };
@@ -245,6 +257,7 @@ impl Body {
             let detail = "no byte was taken while memory was short";
             return Poll::Ready(Some(Err(BodyError::new(reason, detail))));
         }
+        held.read = true;
         let Some(stream) = &mut held.stream else {
             return Poll::Ready(None);
         };

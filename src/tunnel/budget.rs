@@ -53,8 +53,8 @@ pub trait Holder: Send + Sync + std::fmt::Debug {
     /// The bytes that it holds, and since when none of them went on.
     fn held(&self) -> (usize, Instant);
 
-    /// Takes them away, since memory is short.
-    fn take_away(&self);
+    /// Takes them away, since memory is short, if none of them went on since then.
+    fn take_away(&self, since: Instant);
 }
 
 /// The budget of one process: whoever composes a role makes one and gives it to every registry and supervisor.
@@ -264,7 +264,8 @@ impl Budget {
         self.0.with_upload
     }
 
-    fn expected(&self) -> u64 {
+    /// The full windows of all bodies that are expected or there.
+    pub(super) fn expected(&self) -> u64 {
         self.0.expected.load(Ordering::Relaxed)
     }
 
@@ -318,7 +319,7 @@ impl Budget {
             if total <= enough || since.elapsed() < self.0.stalled_after {
                 break;
             }
-            holder.take_away();
+            holder.take_away(since);
             total = total.saturating_sub(bytes as u64);
         }
         total

@@ -315,8 +315,12 @@ where
                 let respond = Respond::new(way, request.method().clone(), place);
                 let length = length_of(request.headers());
                 let budget = &self.common.budget;
+                let window = self.common.wire.stream_window;
                 // As much again waits in the connection to the backend.
-                let most = self.common.wire.stream_window.saturating_mul(2);
+                let most = match request.method() {
+                    &Method::CONNECT => window,
+                    _ => window.saturating_mul(2),
+                };
                 let expected = budget.expect(at_most(length, most));
                 let request = request.map(|body| Body::of_request(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });

@@ -72,7 +72,11 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let length = prepare(&mut parts, need)?;
-    let upload = Upload::new(body, length, need, registry.budget());
+    let mut upload = Upload::new(body, length, need, registry.budget());
+    // WebSockets are many, and little is on its way in most of them.
+    if parts.method != Method::CONNECT {
+        upload.expect();
+    }
     if upload.is_empty() && length.is_some_and(|length| length > 0) {
         let detail = "the body is shorter than its Content-Length";
         return Err(Failure::new(Reason::LengthMismatch, detail));

@@ -45,8 +45,8 @@ pub(super) struct Upload<B> {
     kept: Option<Vec<Bytes>>,
     kept_len: usize,
     budget: Budget,
-    /// What it may hold, with what the connection of its client does.
-    _expected: Option<Expected>,
+    /// What it may hold, with what the connection of its client does, until it is sent.
+    expected: Option<Expected>,
     /// Its place in the budget while the tunnel takes no more.
     waiting: Option<Waiting>,
     stream: Option<SendStream<Bytes>>,
@@ -63,7 +63,6 @@ where
 {
     /// An upload of a body of which `length` bytes are promised; what waits of it counts in the budget.
     pub(super) fn new(body: B, length: Option<u64>, need: Need, budget: &Budget) -> Self {
-        let has_body = !body.is_end_stream();
         Self {
             ended: body.is_end_stream(),
             body,
@@ -74,11 +73,19 @@ where
             kept: Some(Vec::new()),
             kept_len: 0,
             budget: budget.clone(),
-            _expected: has_body.then(|| budget.expect(at_most(length, EXPECTED))),
+            expected: None,
             waiting: None,
             stream: None,
             ahead: need.ahead as usize,
             gated: need.expect_continue,
+        }
+    }
+
+    /// Makes room for it in the budget until it is sent.
+    pub(super) fn expect(&mut self) {
+        if !self.ended {
+            let most = at_most(self.left, EXPECTED);
+            self.expected = Some(self.budget.expect(most));
         }
     }
 
@@ -138,7 +145,7 @@ where
                 self.waiting = None;
                 let Some(room) = room else {
                     // What the peer's reset means, the response future says.
-                    self.stream = None;
+                    self.close();
                     return Poll::Ready(Ok(()));
                 };
                 let part = front.split_to(room.min(front.len()));
@@ -153,7 +160,7 @@ where
                     && (self.ended || self.body.is_end_stream());
                 if stream.send_data(part, last).is_err() || last {
                     self.ended |= last;
-                    self.stream = None;
+                    self.close();
                 }
                 continue;
             }
@@ -250,7 +257,7 @@ where
     fn send_end(&mut self) -> Result<(), BodyError> {
         self.check_end()
             .inspect_err(|_| self.reset(h2::Reason::CANCEL))?;
-        if let Some(mut stream) = self.stream.take() {
+        if let Some(mut stream) = self.close() {
             // An error means that the peer has reset the stream, which the response future tells.
             let _ = match self.trailers.take() {
                 Some(trailers) => {
@@ -263,9 +270,16 @@ where
         Ok(())
     }
 
+    /// Nothing more is sent on the present tunnel, and nothing waits for it.
+    fn close(&mut self) -> Option<SendStream<Bytes>> {
+        self.expected = None;
+        self.waiting = None;
+        self.stream.take()
+    }
+
     /// Resets the stream, if there is one that is not at its end.
     pub(super) fn reset(&mut self, reason: h2::Reason) {
-        if let Some(mut stream) = self.stream.take() {
+        if let Some(mut stream) = self.close() {
             stream.send_reset(reason);
         }
     }
@@ -365,7 +379,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_upload_that_begins_again_is_whole_whatever_was_held_back() {
+    async fn an_upload_that_begins_again_is_whole_whatever_was_held_back_and_expected_until_it_is_sent()
+     {
         let (near, far) = duplex(1 << 20);
         let tasks = Tasks::new();
         let driving = tasks.clone();
@@ -398,6 +413,7 @@ mod tests {
             };
             let budget = Budget::new(BudgetSettings::default(), Metrics::new());
             let mut upload = Upload::new(body, None, need, &budget);
+            upload.expect();
             let mut sender = sender.ready().await.unwrap();
             let mut begin = || {
                 let request = Request::post("https://gw.test/").body(()).unwrap();
@@ -412,7 +428,9 @@ mod tests {
             ended.store(true, Ordering::Relaxed);
             let (second, stream) = begin();
             upload.start(stream);
+            assert_eq!(budget.expected(), u64::from(EXPECTED));
             poll_fn(|cx| upload.poll_send(cx)).await.unwrap();
+            assert_eq!(budget.expected(), 0);
             // Their drop would reset the streams.
             (first, second)
         };

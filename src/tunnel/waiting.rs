@@ -64,7 +64,7 @@ impl Holder for Shared {
         (self.bytes, self.since)
     }
 
-    fn take_away(&self) {
+    fn take_away(&self, _since: Instant) {
         let mut turn = self.turn();
         turn.taken = true;
         if let Some(waker) = turn.waker.take() {
