@@ -12,7 +12,6 @@ mod told;
 mod websocket;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::{Authority, PathAndQuery};
@@ -349,7 +348,7 @@ fn no_memory() -> Failure {
 fn refusal_of(failure: Failure) -> Refusal {
     let refusal = Refusal::new(failure.reason).detail(failure.detail);
     match failure.reason == Reason::Overloaded {
-        true => refusal.retry_around(Duration::from_secs(5)),
+        true => refusal.retry_for_room(),
         false => refusal,
     }
 }

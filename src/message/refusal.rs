@@ -93,6 +93,11 @@ impl Refusal {
         self
     }
 
+    /// Says when to come again to who found no room: with 503 `overloaded` that is the same wherever it comes from.
+    pub fn retry_for_room(self) -> Self {
+        self.retry_around(Duration::from_secs(5))
+    }
+
     /// Says when to come again: up to twice the mean, so that those who were told do not all come back at once.
     pub fn retry_around(self, mean: Duration) -> Self {
         self.retry_after(mean.mul_f64(2.0 * rand::random::<f64>()))

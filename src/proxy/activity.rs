@@ -460,7 +460,10 @@ impl Holder for Activity {
     }
 
     /// The connection ends: nothing less frees what it holds.
-    fn take_away(&self, _since: Instant) {
+    fn take_away(&self, since: Instant) {
+        if self.held().1 != since {
+            return;
+        }
         self.set_ended(Reason::StalledClient);
         self.hang_up();
     }

@@ -32,9 +32,6 @@ use crate::role::Scheme;
 use crate::routing::{Published, Route, Way};
 use crate::tunnel::{self, Need};
 
-/// The mean of what a client is told to wait when there is no room for its request.
-const OVERLOADED: Duration = Duration::from_secs(5);
-
 /// About how many fields are set by us.
 const OURS: usize = 8;
 
@@ -131,7 +128,7 @@ fn check_load(shared: &Shared) -> Result<(), Refusal> {
     if shared.requests.load(Ordering::Relaxed) <= shared.settings.requests {
         return Ok(());
     }
-    Err(Refusal::new(Reason::Overloaded).retry_around(OVERLOADED))
+    Err(Refusal::new(Reason::Overloaded).retry_for_room())
 }
 
 /// Whoever sends more than one client's share waits, whatever he asks for.
@@ -391,7 +388,7 @@ where
         if failure.reason == Reason::TunnelsFull {
             refusal.retry_around(Duration::from_secs(2))
         } else if failure.reason == Reason::Overloaded {
-            refusal.retry_around(OVERLOADED)
+            refusal.retry_for_room()
         } else {
             refusal
         }

@@ -27,7 +27,7 @@ use crate::reason::Reason;
 pub(super) struct Slot {
     held: Mutex<Held>,
     /// What is held with it elsewhere while there is something.
-    besides: usize,
+    overhead: usize,
     lost: Notify,
 }
 
@@ -42,7 +42,7 @@ struct Held {
 }
 
 impl Slot {
-    fn new(stream: RecvStream, besides: usize) -> Self {
+    fn new(stream: RecvStream, overhead: usize) -> Self {
         let held = Held {
             stream: Some(stream),
             progress: Instant::now(),
@@ -51,7 +51,7 @@ impl Slot {
         };
         Self {
             held: Mutex::new(held),
-            besides,
+            overhead,
             lost: Notify::new(),
         }
     }
@@ -65,16 +65,17 @@ impl Holder for Slot {
     fn held(&self) -> (usize, Instant) {
         let mut held = self.lock();
         let bytes = held.stream.as_mut().map_or(0, |stream| {
+            // Here, since a body is looked at again and again.
             window::open(stream);
             stream.flow_control().used_capacity()
         });
         // A request whose backend was not offered anything is not held up by it, and nothing is held elsewhere.
-        let offered = held.read || self.besides == 0;
+        let offered = held.read || self.overhead == 0;
         if bytes == 0 || !offered {
             held.progress = Instant::now();
             return (bytes, held.progress);
         }
-        (bytes + self.besides, held.progress)
+        (bytes + self.overhead, held.progress)
     }
 
     fn take_away(&self, since: Instant) {
@@ -130,12 +131,12 @@ impl Body {
         budget: &Budget,
         expected: Expected,
     ) -> Self {
-        Self::new(stream, budget.besides(), length, budget, expected)
+        Self::new(stream, budget.upload_overhead(), length, budget, expected)
     }
 
     fn new(
         stream: RecvStream,
-        besides: usize,
+        overhead: usize,
         length: Option<u64>,
         budget: &Budget,
         expected: Expected,
@@ -143,7 +144,7 @@ impl Body {
         if stream.is_end_stream() {
             return Self::empty();
         }
-        let slot = Arc::new(Slot::new(stream, besides));
+        let slot = Arc::new(Slot::new(stream, overhead));
         let counted = budget.count(&slot, 0);
         Self {
             slot: Some(slot),

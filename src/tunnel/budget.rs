@@ -1,10 +1,10 @@
 //! The budget of bytes that one process has received and not yet passed on.
 //!
 //! HTTP/2 holds those that came through tunnels, up to one stream window per stream; a gateway's client connections hold
-//! what they have for their clients, and of uploads for tunnels; and both read and write in pieces. They are counted by looking. The more bodies are
-//! to be expected, the smaller are the windows, so that many that come at once find room; windows are small, too, while
-//! more than half of the budget is used, and until it is a quarter. Above the whole, the streams that were longest
-//! without progress lose their bodies, and the connections their lives.
+//! what they have for their clients, and of uploads for tunnels; and both read and write in pieces. They are counted by
+//! looking. The more bodies are to be expected, the smaller are the windows, so that many that come at once find room;
+//! windows are small, too, while more than half of the budget is used, and until it is a quarter. Above the whole, the
+//! streams that were longest without progress lose their bodies, and the connections their lives.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -65,7 +65,7 @@ pub struct Budget(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limit: AtomicU64,
-    with_upload: usize,
+    upload_overhead: usize,
     stalled_after: Duration,
     holders: DashMap<u64, Weak<dyn Holder>, RandomState>,
     /// The full windows of all bodies that are expected or there.
@@ -158,7 +158,7 @@ impl Budget {
     ) -> Self {
         let budget = Self(Arc::new(Inner {
             limit: AtomicU64::new(0),
-            with_upload: settings.besides,
+            upload_overhead: settings.upload_overhead,
             stalled_after: settings.stalled_after,
             holders: DashMap::default(),
             expected: AtomicU64::new(0),
@@ -260,8 +260,8 @@ impl Budget {
     }
 
     /// What a request body that waits takes besides its bytes.
-    pub(super) fn besides(&self) -> usize {
-        self.0.with_upload
+    pub(super) fn upload_overhead(&self) -> usize {
+        self.0.upload_overhead
     }
 
     /// The full windows of all bodies that are expected or there.

@@ -55,7 +55,7 @@ pub struct BudgetSettings {
     pub stalled_after: Duration,
     /// What a request body that waits takes besides its bytes on either side of a tunnel: records in TLS, the buffers of
     /// HTTP, and what they leave unused.
-    pub besides: usize,
+    pub upload_overhead: usize,
 }
 
 impl Default for BudgetSettings {
@@ -63,7 +63,7 @@ impl Default for BudgetSettings {
         Self {
             bytes: 256 << 20,          // the composition passes a quarter of the RAM
             stalled_after: 2 * SECOND, // who moves is never cut off
-            besides: 64 << 10,         // as measured with 2,000
+            upload_overhead: 64 << 10, // as measured with 2,000
         }
     }
 }

@@ -30,7 +30,7 @@ struct Turn {
 impl Waiting {
     /// Counts so many bytes, and what comes with them, that wait from now on.
     pub(super) fn new(bytes: usize, budget: &Budget) -> Self {
-        let bytes = bytes + budget.besides();
+        let bytes = bytes + budget.upload_overhead();
         let shared = Arc::new(Shared {
             bytes,
             since: Instant::now(),

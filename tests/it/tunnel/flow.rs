@@ -156,7 +156,7 @@ async fn above_the_budget_the_longest_stalled_lose_their_bodies_and_live_ones_do
         // Less than forty windows hold, however small they are made.
         bytes: 64 << 10,
         stalled_after: Duration::from_millis(200),
-        besides: 0,
+        upload_overhead: 0,
     };
     let (gateway, point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
@@ -187,7 +187,7 @@ async fn windows_shrink_with_the_number_of_bodies_so_that_nobody_is_cut_off() {
     let settings = BudgetSettings {
         bytes: 4 << 20,
         stalled_after: Duration::from_millis(50),
-        besides: 0,
+        upload_overhead: 0,
     };
     let (gateway, _point) = one_tunnel(settings).await;
     let mut stalled = Vec::new();
@@ -318,7 +318,7 @@ async fn the_tunnels_to_all_gateways_share_the_budget_of_the_process() {
     let settings = BudgetSettings {
         bytes: 16 * SMALLEST as u64,
         stalled_after: Duration::from_millis(50),
-        besides: 0,
+        upload_overhead: 0,
     };
     let (metrics, all) = two_gateways(settings, handle).await;
     // The windows of both tunnels become as small as can be; these three alone are too much, and are lost.
