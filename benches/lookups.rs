@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use opencmg::message::headers::{self, CertificateFields, ClientConnection, RequestId};
+use opencmg::message::headers::{self, CertificateFields, ClientConnection, Present, RequestId};
 use opencmg::message::path;
 use opencmg::metrics::{Finished, Metrics};
 use opencmg::role::{Kind, RoleId, endpoints_of};
@@ -93,7 +93,8 @@ fn header_rules(criterion: &mut Criterion) {
         b.iter_batched(
             || fields.clone(),
             |mut fields| {
-                headers::strip_request(&mut fields);
+                let present = Present::of(&fields);
+                headers::strip_request(&mut fields, present);
                 fields
             },
             BatchSize::SmallInput,
@@ -106,8 +107,9 @@ fn header_rules(criterion: &mut Criterion) {
         b.iter_batched(
             || fields.clone(),
             |mut fields| {
-                headers::strip_request(&mut fields);
-                headers::continue_trace(&mut fields);
+                let present = Present::of(&fields);
+                headers::strip_request(&mut fields, present);
+                headers::continue_trace(&mut fields, present);
                 connection.set_origin(&mut fields, &id);
                 headers::set_role(&mut fields, RoleId::new(72_057_594_037_927_937));
                 headers::set_service(&mut fields, None, &mark);

@@ -5,6 +5,7 @@
 
 mod from_clients;
 mod origin;
+mod present;
 mod trailers;
 
 use std::borrow::Cow;
@@ -19,6 +20,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub use self::origin::{
     ClientConnection, ORIGIN, Origin, REQUEST_ID, RequestId, TRACEPARENT, continue_trace,
 };
+pub use self::present::{Asked, Present};
 pub use self::trailers::strip_trailers;
 use crate::role::RoleId;
 
@@ -71,20 +73,27 @@ const NEVER_NOMINATED: &[&str] = &[
 
 /// Takes out of a client's request what must not pass: fields of the connection, every name that we set, and
 /// the names by which other proxies speak to servers behind them. Crumbs of `Cookie` are joined (RFC 9113
-/// §8.2.3). `TE: trailers` is kept.
-pub fn strip_request(headers: &mut HeaderMap) {
-    let trailers = trailers::are_wanted(headers);
-    strip(headers, from_clients::contains);
+/// §8.2.3). `TE: trailers` is kept; returns whether that is there. `present` is what the head has.
+pub fn strip_request(headers: &mut HeaderMap, present: Present) -> bool {
+    let trailers = present.has(Asked::Te) && trailers::are_wanted(headers);
+    strip(headers, |name| {
+        is_hop_by_hop(name) || from_clients::contains(name)
+    });
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    join_cookies(headers);
+    if present.has(Asked::Cookie) {
+        join_cookies(headers);
+    }
+    trailers
 }
 
 /// Takes out of a backend's answer what must not pass: fields of the connection, and those by which we speak ourselves
 /// (`opencmg-*`, `Proxy-Status`, `X-Request-Id`).
 pub fn strip_backend(headers: &mut HeaderMap) {
-    strip(headers, |name| is_our_own(name) || is_our_word(name));
+    strip(headers, |name| {
+        is_hop_by_hop(name) || is_our_own(name) || is_our_word(name)
+    });
 }
 
 /// What passes to a client in some answers only.
@@ -100,7 +109,8 @@ pub struct Passing {
 /// `opencmg-*`, and what does not pass this time.
 pub fn strip_response(headers: &mut HeaderMap, passing: Passing) {
     strip(headers, |name| {
-        is_our_own(name)
+        is_hop_by_hop(name)
+            || is_our_own(name)
             || (!passing.our_word && is_our_word(name))
             || (!passing.trailers && name == header::TRAILER.as_str())
     });
@@ -109,11 +119,10 @@ pub fn strip_response(headers: &mut HeaderMap, passing: Passing) {
 /// Takes out of a request what was meant for this hop, on its way to a backend: fields of the connection and `opencmg-*`,
 /// but for the marks by which loops are found. `TE` is kept as it is.
 pub fn strip_last_hop(headers: &mut HeaderMap) {
-    let trailers = headers.remove(header::TE);
-    strip(headers, |name| is_our_own(name) && name != SERVICE.as_str());
-    if let Some(trailers) = trailers {
-        headers.insert(header::TE, trailers);
-    }
+    strip(headers, |name| {
+        let kept = name == header::TE.as_str() || name == SERVICE.as_str();
+        !kept && (is_hop_by_hop(name) || is_our_own(name))
+    });
 }
 
 /// Takes the details out of `Proxy-Status`, for clients that are not authenticated.
@@ -129,21 +138,26 @@ pub fn hide_details(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out what belongs to one connection, what its `Connection` field nominates (RFC 9110 §7.6.1), and what else is
-/// unwelcome, in every spelling. A length in another spelling than its own frames nothing here, and goes as well.
+/// Whether a head has a field of ours.
+pub fn has_our_own(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| is_our_own(name.as_str()))
+}
+
+/// Takes out what is unwelcome, in every spelling, with what a `Connection` field that goes nominates (RFC 9110 §7.6.1).
+/// A length in another spelling than its own frames nothing here, and goes as well.
 fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
-    if headers.contains_key(header::CONNECTION) {
+    // Mostly there is nothing, and one look at each name finds that out.
+    let names = headers.keys();
+    let unwanted = |name: &&HeaderName| match dashed(name.as_str()) {
+        Cow::Borrowed(name) => unwelcome(name),
+        Cow::Owned(name) => name == "content-length" || unwelcome(&name),
+    };
+    let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
+    if unwanted.contains(&header::CONNECTION) {
         for name in nominated(headers) {
             headers.remove(name);
         }
     }
-    // Mostly there is nothing, and one look at each name finds that out.
-    let names = headers.keys();
-    let unwanted = |name: &&HeaderName| match dashed(name.as_str()) {
-        Cow::Borrowed(name) => is_hop_by_hop(name) || unwelcome(name),
-        Cow::Owned(name) => is_hop_by_hop(&name) || name == "content-length" || unwelcome(&name),
-    };
-    let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
     for name in unwanted {
         headers.remove(name);
     }
@@ -167,10 +181,22 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
+/// The bytes of names that stand for themselves: letters, digits and `-`.
+const PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        plain[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-';
+        byte += 1;
+    }
+    plain
+};
+
 /// A name with `-` for every byte that is neither letter nor digit; borrowed if it is so written, as mostly all are.
 fn dashed(name: &str) -> Cow<'_, str> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    match name.bytes().all(plain) {
+    // No byte ends the loop early: names are short, and a branch for each costs more.
+    let is_plain = |all, byte: u8| all & PLAIN[usize::from(byte)];
+    match name.bytes().fold(true, is_plain) {
         true => Cow::Borrowed(name),
         false => Cow::Owned(name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-")),
     }

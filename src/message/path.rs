@@ -55,7 +55,7 @@ pub fn check(path_and_query: &str) -> Result<(), BadPath> {
     if path_and_query.len() > MAX_LENGTH {
         return Err(BadPath("the path and query are too long"));
     }
-    match is_plain(path_and_query.as_bytes()) {
+    match is_plain(path_and_query) {
         true => Ok(()),
         false => check_closely(path_and_query),
     }
@@ -81,58 +81,56 @@ fn check_closely(path_and_query: &str) -> Result<(), BadPath> {
     segments.split('/').try_for_each(check_segment)
 }
 
-/// What a byte of a path asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    /// Nothing.
-    No,
-    /// A look at what follows: it begins a segment.
-    Next,
-    /// None any more: only the query follows.
-    Query,
-    /// All rules.
-    Close,
-}
+// What a byte asks for: nothing, all rules wherever it is, all rules in front of the query, a look at where the query
+// begins, or one at where the dots are.
+const CLOSE: u8 = 1;
+const CLOSE_IN_PATH: u8 = 2;
+const QUERY: u8 = 4;
+const DOTS: u8 = 8;
 
-const LOOKS: [Look; 256] = {
-    let mut looks = [Look::Close; 256];
+const LOOKS: [u8; 256] = {
+    let mut looks = [CLOSE; 256];
     let mut byte = b'!';
     while byte <= b'~' {
         looks[byte as usize] = match byte {
-            b'/' => Look::Next,
-            b'?' => Look::Query,
-            b'#' | b'%' | b'\\' => Look::Close,
-            _ => Look::No,
+            b'#' => CLOSE,
+            b'%' | b'\\' => CLOSE_IN_PATH,
+            b'?' => QUERY,
+            b'.' => DOTS,
+            _ => 0,
         };
         byte += 1;
     }
     looks
 };
 
+/// What all bytes ask for together. None ends the loop early: a branch for each would cost more than the table.
+fn looks(text: &[u8]) -> u8 {
+    text.iter()
+        .fold(0, |looks, byte| looks | LOOKS[usize::from(*byte)])
+}
+
 /// Whether one look at each byte finds a path harmless, as it does most.
-fn is_plain(path_and_query: &[u8]) -> bool {
-    if path_and_query.first() != Some(&b'/') || path_and_query.get(1) == Some(&b'/') {
+fn is_plain(path_and_query: &str) -> bool {
+    let mut asked = looks(path_and_query.as_bytes());
+    if asked & CLOSE != 0 {
         return false;
     }
-    for (at, byte) in path_and_query.iter().enumerate() {
-        match LOOKS[usize::from(*byte)] {
-            Look::No => {}
-            // A segment that begins with one dot and goes on with a letter is none of dots.
-            Look::Next => match path_and_query[at + 1..] {
-                [b'.', next, ..] if next.is_ascii_alphanumeric() => {}
-                [b'.', ..] => return false,
-                _ => {}
-            },
-            Look::Query => {
-                let query = &path_and_query[at..];
-                return query
-                    .iter()
-                    .all(|byte| byte.is_ascii_graphic() && *byte != b'#');
-            }
-            Look::Close => return false,
-        }
+    let mut path = path_and_query.as_bytes();
+    if asked & QUERY != 0 && asked & (CLOSE_IN_PATH | DOTS) != 0 {
+        path = without_query(path_and_query).as_bytes();
+        asked = looks(path);
     }
-    true
+    let begins = path.first() == Some(&b'/') && path.get(1) != Some(&b'/');
+    begins && asked & CLOSE_IN_PATH == 0 && (asked & DOTS == 0 || are_names(path))
+}
+
+/// Whether every segment that begins with a dot goes on with a letter or digit: it is none of dots.
+fn are_names(path: &[u8]) -> bool {
+    let at = |index: usize| path.get(index).copied();
+    let begins = |index: &usize| at(*index) == Some(b'/') && at(index + 1) == Some(b'.');
+    let mut dotted = (0..path.len()).filter(begins);
+    dotted.all(|index| at(index + 2).is_some_and(|next| next.is_ascii_alphanumeric()))
 }
 
 /// Takes a prefix of whole segments off a path, comparing ASCII letters without regard to case.
@@ -393,7 +391,7 @@ mod tests {
         #[test]
         fn what_is_plain_at_one_look_passes_all_rules(pieces in prop::collection::vec(piece(), 0..12)) {
             let path = format!("/{}", pieces.concat());
-            if is_plain(path.as_bytes()) {
+            if is_plain(&path) {
                 prop_assert_eq!(check_closely(&path), Ok(()));
             }
         }

@@ -125,12 +125,10 @@ impl Exchange {
         if let Payload::Tunnel(body) = &payload {
             self.carrier = body.connection_point().cloned();
         }
-        if let Some(reason) = head.headers.remove(&headers::REASON) {
-            let reason = reason.to_str().ok().and_then(Reason::parse);
-            self.reason = self.reason.or(reason);
-        }
-        let phrase = head.headers.remove(&headers::PHRASE);
-        let phrase = phrase.and_then(|value| ReasonPhrase::try_from(value.as_bytes()).ok());
+        let phrase = match headers::has_our_own(&head.headers) {
+            true => self.take_our_own(&mut head.headers),
+            false => None,
+        };
         let last = self.peer.activity.is_winding_up();
         if self.version == Version::HTTP_2 {
             head.headers.remove(header::CONNECTION);
@@ -154,6 +152,16 @@ impl Exchange {
             false => payload,
         };
         Response::from_parts(head, Answer::new(payload, expected, self))
+    }
+
+    /// Takes our fields out: the reason is the request's, the phrase is returned.
+    fn take_our_own(&mut self, fields: &mut HeaderMap) -> Option<ReasonPhrase> {
+        if let Some(reason) = fields.remove(&headers::REASON) {
+            let reason = reason.to_str().ok().and_then(Reason::parse);
+            self.reason = self.reason.or(reason);
+        }
+        let phrase = fields.remove(&headers::PHRASE)?;
+        ReasonPhrase::try_from(phrase.as_bytes()).ok()
     }
 
     /// What waits for the client counts in the budget of the process.

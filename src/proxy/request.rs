@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, EXPECT, MAX_FORWARDS, TE, TRANSFER_ENCODING};
+use http::header::{ALLOW, EXPECT, MAX_FORWARDS, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::{Authority, Scheme as UriScheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -24,7 +24,7 @@ use super::exchange::Exchange;
 use super::websocket::Opening;
 use super::{Shared, authority, metadata};
 use crate::message::body::{BodyError, Guarded};
-use crate::message::headers::Passing;
+use crate::message::headers::{Asked, Passing, Present};
 use crate::message::refusal::Refusal;
 use crate::message::{headers, path};
 use crate::reason::Reason;
@@ -69,7 +69,10 @@ async fn forward(
     check_framing(&head, exchange.has_body)?;
     let authority = authority::addressed(peer, &head)?;
     check_target(&head, fragment)?;
-    check_expectation(&head.headers)?;
+    let present = Present::of(&head.headers);
+    if present.has(Asked::Expect) {
+        check_expectation(&head.headers)?;
+    }
 
     // Only what is published is reachable; the rest is not told apart.
     let routes = shared.routes.load();
@@ -82,7 +85,9 @@ async fn forward(
     };
     let mark = routes.mark().cloned();
     drop(routes);
-    check_loop(&head.headers, mark.as_ref())?;
+    if present.has(Asked::Service) {
+        check_loop(&head.headers, mark.as_ref())?;
+    }
     exchange.enter(Arc::clone(&published));
 
     // Who may: the credentials before the method, so that strangers learn no more than that they are strangers.
@@ -103,13 +108,13 @@ async fn forward(
 
     // What: the body within its limit, the header fields cleaned and ours set.
     check_length(&published, &body)?;
-    let need = need_of(&published, peer, &mut head, &body);
+    let need = need_of(&published, peer, &mut head, present, &body);
     let limit = published.endpoint.body_limit;
     let body = Guarded::new(body, limit, shared.settings.body_pace);
     exchange.watch_upload(body.meter());
     let mark = mark.as_ref();
-    rewrite(&mut head, &published, way, peer, exchange, authority, mark)?;
-    exchange.trailers = head.headers.contains_key(TE);
+    exchange.trailers = rewrite(&mut head, present, &published, way, peer, exchange, mark);
+    readdress(&mut head, authority)?;
 
     if let Some(opening) = opening {
         return opening.open(shared, peer, need, head, published).await;
@@ -281,8 +286,14 @@ fn check_length(published: &Published, body: &Incoming) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn need_of(published: &Published, peer: &Peer, head: &mut Parts, body: &Incoming) -> Need {
-    let expects = head.headers.contains_key(EXPECT);
+fn need_of(
+    published: &Published,
+    peer: &Peer,
+    head: &mut Parts,
+    present: Present,
+    body: &Incoming,
+) -> Need {
+    let expects = present.has(Asked::Expect);
     // RFC 9110 §10.1.1: an expectation in a request of HTTP/1.0, or without a body, is ignored.
     let expect_continue = expects && head.version != Version::HTTP_10 && !body.is_end_stream();
     if expects && !expect_continue {
@@ -319,34 +330,42 @@ fn stickiness(peer: &Peer) -> u64 {
     hash.finish()
 }
 
-/// Makes the head that the connection point is sent.
+/// Makes the fields that the connection point is sent; returns whether the client takes trailers.
 fn rewrite(
     head: &mut Parts,
+    present: Present,
     published: &Published,
     way: Way,
     peer: &Peer,
     exchange: &Exchange,
-    authority: Authority,
     mark: Option<&HeaderValue>,
-) -> Result<(), Refusal> {
+) -> bool {
     let fields = &mut head.headers;
-    let before = fields.remove(&headers::SERVICE);
-    headers::strip_request(fields);
+    let service = present.has(Asked::Service);
+    let before = service.then(|| fields.remove(&headers::SERVICE)).flatten();
+    let trailers = headers::strip_request(fields, present);
     fields.reserve(OURS);
     if let Some(mark) = mark {
         headers::set_service(fields, before, mark);
     }
     // Its place is taken by `:authority`.
     fields.remove(http::header::HOST);
-    headers::continue_trace(fields);
+    headers::continue_trace(fields, present);
     peer.origin.set_origin(fields, &exchange.id);
-    headers::set_via(fields, published.via, head.version);
+    if published.via || present.has(Asked::Via) {
+        headers::set_via(fields, published.via, head.version);
+    }
     if way == Way::Root {
         headers::set_role(fields, published.role);
     }
     if let Some(certificate) = &peer.fields {
         certificate.set(fields, published.client_certificate);
     }
+    trailers
+}
+
+/// Makes the rest of the head that the connection point is sent.
+fn readdress(head: &mut Parts, authority: Authority) -> Result<(), Refusal> {
     let mut uri = std::mem::take(&mut head.uri).into_parts();
     uri.scheme = Some(UriScheme::HTTPS);
     uri.authority = Some(authority);
@@ -404,7 +423,9 @@ pub(super) fn receive(
 ) -> Response<Payload> {
     let mut response = response.map(Payload::Tunnel);
     let fields = response.headers_mut();
-    let [phrase, reason] = [&headers::PHRASE, &headers::REASON].map(|name| fields.remove(name));
+    let ours = headers::has_our_own(fields);
+    let mut take = |name| ours.then(|| fields.remove(name)).flatten();
+    let [phrase, reason] = [&headers::PHRASE, &headers::REASON].map(&mut take);
     let passing = Passing {
         our_word: reason.is_some(),
         trailers,

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::{Asked, Present};
+
 /// Id of the request, id of the client's connection and address of the client, on their way through a tunnel.
 pub static ORIGIN: HeaderName = HeaderName::from_static("opencmg-origin");
 /// The id of one request in the logs of every hop.
@@ -113,8 +115,11 @@ fn forwarded(client: &str, host: &str) -> Option<HeaderValue> {
 }
 
 /// Continues a valid `traceparent` under a new parent id. An invalid one is dropped, and `tracestate` with it (W3C Trace
-/// Context §3.2, §3.3): the connection point begins a trace of the request's id.
-pub fn continue_trace(headers: &mut HeaderMap) {
+/// Context §3.2, §3.3): the connection point begins a trace of the request's id. `present` is what the head has.
+pub fn continue_trace(headers: &mut HeaderMap, present: Present) {
+    if !present.has(Asked::Traceparent) && !present.has(Asked::Tracestate) {
+        return;
+    }
     let continued = {
         let mut values = headers.get_all(&TRACEPARENT).iter();
         match (values.next(), values.next()) {

@@ -50,7 +50,9 @@ pub(super) fn are_wanted(headers: &HeaderMap) -> bool {
 /// merges the section with the head must not learn from it what the head could not say.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     super::strip(trailers, |name| {
-        FORBIDDEN.binary_search(&name).is_ok() || from_clients::contains(name)
+        super::is_hop_by_hop(name)
+            || FORBIDDEN.binary_search(&name).is_ok()
+            || from_clients::contains(name)
     });
 }
 

@@ -126,7 +126,8 @@ pub fn fields(bytes: &[u8]) {
     assert!(!answer.contains_key(&headers::PROXY_STATUS));
     headers::hide_details(&mut answer);
     let before = fields.remove(&headers::SERVICE);
-    headers::strip_request(&mut fields);
+    let present = headers::Present::of(&fields);
+    headers::strip_request(&mut fields, present);
     for name in fields.keys() {
         let name = name.as_str().replace('_', "-");
         let ours = ["opencmg-", "x-forwarded-", "client-cert", "x-ssl-"];

@@ -1,0 +1,52 @@
+//! Which fields a head has, told by one look at each name: a look-up hashes the name that it is for, and mostly finds nothing.
+
+use http::{HeaderMap, HeaderName};
+
+/// Fields that a request has only now and then, and that are asked for by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// `Cookie`.
+    Cookie,
+    /// `Expect`.
+    Expect,
+    /// [`super::SERVICE`].
+    Service,
+    /// `TE`.
+    Te,
+    /// `traceparent`.
+    Traceparent,
+    /// `tracestate`.
+    Tracestate,
+    /// `Via`.
+    Via,
+}
+
+/// What a head has of the fields that are [`Asked`] for, at the time of the look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Present(u8);
+
+impl Present {
+    /// Looks at every name.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let bits = headers.keys().filter_map(asked).map(|asked| 1 << asked as u8);
+        Self(bits.fold(0, |all, bit| all | bit))
+    }
+
+    /// Whether the field is there, once or more often.
+    pub fn has(self, asked: Asked) -> bool {
+        self.0 & (1 << asked as u8) != 0
+    }
+}
+
+fn asked(name: &HeaderName) -> Option<Asked> {
+    Some(match name.as_str() {
+        "cookie" => Asked::Cookie,
+        "expect" => Asked::Expect,
+        "opencmg-service" => Asked::Service,
+        "te" => Asked::Te,
+        "traceparent" => Asked::Traceparent,
+        "tracestate" => Asked::Tracestate,
+        "via" => Asked::Via,
+        _ => return None,
+    })
+}
