@@ -227,53 +227,56 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    async fn send(
+    fn send(
         self: &Arc<Self>,
         request: Request<B>,
         terms: Terms,
-    ) -> Result<Response<AnswerBody<B>>, Failure> {
-        let permit = self.admit()?;
+    ) -> impl Future<Output = Result<Response<AnswerBody<B>>, Failure>> + Send {
+        // Not within the future, which would keep the request and its parts.
         let (mut head, body) = request.into_parts();
         let loan = (!body.is_end_stream()).then(|| Loan::new(body, head::length(&head.headers)));
-        head::prepare(
-            &mut head,
-            loan.is_some(),
-            &self.host,
-            self.settings.connection_auth,
-        );
-        let accept = terms.websocket.then(|| websocket::ask(&mut head.headers));
-        head::check_size(&head, self.settings.head_limit)?;
-        // A body can only be untouched where it is held back.
-        let repeatable = match &loan {
-            None => head::can_repeat(&head.method),
-            Some(_) => self.dialer.has_certificate(),
-        };
-        let mut fresh = false;
-        loop {
-            let (mut lease, home) = self.connection(&terms, fresh).await?;
-            fresh = true;
-            let used = lease.is_used();
-            let again = (used && repeatable).then(|| head.clone());
-            let sent = self.attempt(&mut lease, head, loan.as_ref(), &terms).await;
-            let broken = match sent {
-                Ok(answer) => {
-                    let held = Held {
-                        lease,
-                        home,
-                        loan,
-                        permit,
-                    };
-                    return self.receive(answer, &terms, held, accept.as_ref());
-                }
-                Err(broken) => broken,
+        async move {
+            let permit = self.admit()?;
+            self.prepare(&mut head, loan.is_some());
+            let accept = terms.websocket.then(|| websocket::ask(&mut head.headers));
+            head::check_size(&head, self.settings.head_limit)?;
+            // A body can only be untouched where it is held back.
+            let repeatable = match &loan {
+                None => head::can_repeat(&head.method),
+                Some(_) => self.dialer.has_certificate(),
             };
-            let untouched = loan.as_ref().is_none_or(|loan| !loan.is_touched());
-            match (broken, again) {
-                (Broken::Unsent(unsent, _), _) if used => head = *unsent,
-                (Broken::Lost(_), Some(again)) if untouched => head = again,
-                (broken, _) => return Err(broken.into()),
+            let mut fresh = false;
+            loop {
+                let (mut lease, home) = self.connection(&terms, fresh).await?;
+                fresh = true;
+                let used = lease.is_used();
+                let again = (used && repeatable).then(|| head.clone());
+                let sent = self.attempt(&mut lease, head, loan.as_ref(), &terms).await;
+                let broken = match sent {
+                    Ok(answer) => {
+                        let held = Held {
+                            lease,
+                            home,
+                            loan,
+                            permit,
+                        };
+                        return self.receive(answer, &terms, held, accept.as_ref());
+                    }
+                    Err(broken) => broken,
+                };
+                let untouched = loan.as_ref().is_none_or(|loan| !loan.is_touched());
+                match (broken, again) {
+                    (Broken::Unsent(unsent, _), _) if used => head = *unsent,
+                    (Broken::Lost(_), Some(again)) if untouched => head = again,
+                    (broken, _) => return Err(broken.into()),
+                }
             }
         }
+    }
+
+    fn prepare(&self, head: &mut request::Parts, has_body: bool) {
+        let connection_auth = self.settings.connection_auth;
+        head::prepare(head, has_body, &self.host, connection_auth);
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Failure> {
@@ -333,13 +336,14 @@ where
         }
     }
 
-    async fn attempt(
+    fn attempt<'e>(
         &self,
         lease: &mut Lease<B>,
         mut head: request::Parts,
-        loan: Option<&Loan<B>>,
+        loan: Option<&'e Loan<B>>,
         terms: &Terms,
-    ) -> Result<Response<hyper::body::Incoming>, Broken> {
+    ) -> impl Future<Output = Result<Response<hyper::body::Incoming>, Broken>> + Send + use<'e, B>
+    {
         // A server that renegotiates cannot do so while a body is coming in.
         let held_back =
             loan.is_some() && self.dialer.has_certificate() && lease.is_first_body(terms.endpoint);
@@ -357,7 +361,7 @@ where
             progress_timeout: self.settings.progress_timeout,
             on_continue: terms.on_continue.clone(),
         };
-        exchange(lease, Request::from_parts(head, body), course).await
+        exchange(lease, Request::from_parts(head, body), course)
     }
 
     fn receive(

@@ -245,10 +245,7 @@ impl Shared {
             async move { dialer.dial(&address).await.map(alert::Explained) }
         };
         let forward = self.forward.clone();
-        let handle = move |incoming| {
-            let forward = forward.clone();
-            async move { forward.handle(incoming).await }
-        };
+        let handle = move |incoming| forward.clone().handle(incoming);
         let (roles, tasks) = (self.forward.roles(), self.tunnels.clone());
         let (supervisor, draining) = (running.supervisor.clone(), running.drain.watch());
         self.tunnels.spawn(async move {

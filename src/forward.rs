@@ -11,6 +11,7 @@ mod target;
 mod told;
 mod websocket;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
@@ -116,37 +117,52 @@ impl Forward {
     }
 
     /// Takes one request from a tunnel to its backend and the answer back, until all is said.
-    pub async fn handle(&self, incoming: tunnel::Incoming) {
+    ///
+    /// The future is what every request costs, also one that waits: what it is made of is taken apart before it begins,
+    /// since it would keep the whole and the parts.
+    pub fn handle(self, incoming: tunnel::Incoming) -> impl Future<Output = ()> + Send + 'static {
         let tunnel::Incoming {
             mut request,
             mut respond,
         } = incoming;
         let origin = Origin::take(request.headers_mut());
         let mut told = Told::new(&request, origin.as_ref());
+        async move {
+            let answered = self
+                .answer(&mut request, &mut respond, origin.as_ref(), &mut told)
+                .await;
+            let response = match answered {
+                Some(Ok(response)) => response,
+                Some(Err(refusal)) => Self::refuse(refusal, &mut told),
+                None => return told.failed(Reason::ClientGone, "before an answer"),
+            };
+            match respond.send(response).await {
+                Ok(bytes) => told.sent(bytes),
+                Err(reason) => told.failed(reason, "while its answer was sent"),
+            }
+        }
+    }
+
+    /// The answer to a request, of which only the body's end is left then; `None` if the gateway has reset it.
+    async fn answer(
+        &self,
+        request: &mut Request<tunnel::Body>,
+        respond: &mut tunnel::Respond,
+        origin: Option<&Origin>,
+        told: &mut Told,
+    ) -> Option<Result<Response<AnswerBody>, Refusal>> {
         let expects = request.headers().contains_key(header::EXPECT);
         let continued = expects.then(Arc::<Notify>::default);
-        let lost = request.body().lost();
-        let answered = {
-            let answer = self.forward(request, origin.as_ref(), continued.as_ref(), &mut told);
-            tokio::pin!(answer, lost);
-            loop {
-                tokio::select! {
-                    biased;
-                    () = respond.reset() => break None,
-                    answered = &mut answer => break Some(answered),
-                    () = &mut lost => break Some(Err(refusal_of(no_memory()))),
-                    () = heard(continued.as_deref()) => respond.send_continue(),
-                }
+        let mut lost = pin!(request.body().lost());
+        let mut answer = pin!(self.forward(request, origin, continued.as_ref(), told));
+        loop {
+            tokio::select! {
+                biased;
+                () = respond.reset() => return None,
+                answered = &mut answer => return Some(answered),
+                () = &mut lost => return Some(Err(refusal_of(no_memory()))),
+                () = heard(continued.as_deref()) => respond.send_continue(),
             }
-        };
-        let response = match answered {
-            Some(Ok(response)) => response,
-            Some(Err(refusal)) => Self::refuse(refusal, &mut told),
-            None => return told.failed(Reason::ClientGone, "before an answer"),
-        };
-        match respond.send(response).await {
-            Ok(bytes) => told.sent(bytes),
-            Err(reason) => told.failed(reason, "while its answer was sent"),
         }
     }
 
@@ -163,16 +179,16 @@ impl Forward {
     /// The path of a request.
     async fn forward(
         &self,
-        request: Request<tunnel::Body>,
+        request: &mut Request<tunnel::Body>,
         origin: Option<&Origin>,
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let (mut head, mut body) = request.into_parts();
-        let uri = std::mem::take(&mut head.uri);
-        let opening = websocket::take_opening(&mut head);
+        let uri = std::mem::take(request.uri_mut());
+        let opening = websocket::take_opening(request);
         // 1. Only what this connection point's own file publishes is reached.
-        let (backend, target, manner) = self.resolve(&head.method, &uri, &head.headers, told)?;
+        let (method, fields) = (request.method(), request.headers());
+        let (backend, target, manner) = self.resolve(method, &uri, fields, told)?;
         if opening && !manner.websocket {
             let what = "WebSockets are not published here";
             return Err(Refusal::new(Reason::UnknownRole).detail(what));
@@ -185,14 +201,18 @@ impl Forward {
             on_continue: continued.map(on_continue),
             websocket: opening,
         };
-        let from_client = opening.then(|| std::mem::replace(&mut body, tunnel::Body::empty()));
-        headers::strip_last_hop(&mut head.headers);
+        headers::strip_last_hop(request.headers_mut());
         if let Some(origin) = origin {
-            origin.write_out(&mut head.headers, host_of(&uri));
+            origin.write_out(request.headers_mut(), host_of(&uri));
         }
-        head.uri = internal(backend.settings().url.prefix(), target.rest)?;
+        *request.uri_mut() = internal(backend.settings().url.prefix(), target.rest)?;
+        let empty = || Request::new(tunnel::Body::empty());
+        let from_client =
+            opening.then(|| std::mem::replace(request.body_mut(), tunnel::Body::empty()));
         // 3. There and back.
-        let answer = backend.send(Request::from_parts(head, body), terms).await;
+        let answer = backend
+            .send(std::mem::replace(request, empty()), terms)
+            .await;
         let (mut head, body) = answer.map_err(refusal_of)?.into_parts();
         let body = match from_client {
             Some(from_client) if !is_refused(head.status) => {

@@ -1,6 +1,7 @@
 //! One request on one connection: out, interim answers, and the head of the answer.
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, request};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use tokio::time::Instant;
 
 use super::Failure;
@@ -58,12 +60,14 @@ impl From<Broken> for Failure {
     }
 }
 
-/// Sends a request and waits for the head of its answer.
-pub(super) async fn exchange<B>(
+type Answered<B> = Result<Response<Incoming>, TrySendError<Request<RequestBody<B>>>>;
+
+/// Sends a request at once; the future waits for the head of its answer.
+pub(super) fn exchange<'e, B>(
     lease: &mut Lease<B>,
     mut request: Request<RequestBody<B>>,
-    course: Course<'_, B>,
-) -> Result<Response<Incoming>, Broken>
+    course: Course<'e, B>,
+) -> impl Future<Output = Result<Response<Incoming>, Broken>> + Send + use<'e, B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
@@ -73,7 +77,20 @@ where
     }
     let started = Instant::now();
     let answer = lease.sender().try_send_request(request);
-    tokio::pin!(answer);
+    answered(answer, started, course)
+}
+
+/// Waits for the head of the answer to a request that was `started`.
+async fn answered<B>(
+    answer: impl Future<Output = Answered<B>>,
+    started: Instant,
+    course: Course<'_, B>,
+) -> Result<Response<Incoming>, Broken>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let mut answer = pin!(answer);
     let mut held_until = course.held_back.then(|| started + CONTINUE_TIME);
     loop {
         let deadline = course.deadline(started);

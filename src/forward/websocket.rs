@@ -8,8 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::header::SEC_WEBSOCKET_ACCEPT;
-use http::request::Parts;
-use http::{Method, StatusCode, response};
+use http::{Method, Request, StatusCode, response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -30,12 +29,12 @@ type Io = TokioIo<Upgraded>;
 const PART: usize = 16 << 10;
 
 /// Whether a request is the opening of a WebSocket; makes it the `GET` that its endpoint and backend know.
-pub(super) fn take_opening(head: &mut Parts) -> bool {
-    let protocol = head.extensions.get::<Protocol>();
-    let opens = head.method == Method::CONNECT
+pub(super) fn take_opening<B>(request: &mut Request<B>) -> bool {
+    let protocol = request.extensions().get::<Protocol>();
+    let opens = request.method() == Method::CONNECT
         && protocol.is_some_and(|protocol| protocol.as_str() == websocket::PROTOCOL);
     if opens {
-        head.method = Method::GET;
+        *request.method_mut() = Method::GET;
     }
     opens
 }

@@ -117,7 +117,8 @@ async fn forward(
     readdress(&mut head, authority)?;
 
     if let Some(opening) = opening {
-        return opening.open(shared, peer, need, head, published).await;
+        // Boxed: every request would have the place of what few ask for.
+        return Box::pin(opening.open(shared, peer, need, head, published)).await;
     }
 
     // Where: a tunnel; then its answer's head, cleaned, and its body as it comes.
@@ -386,21 +387,21 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    // What may wait without end would hold the drain up: it is told to come again, to another instance.
-    let mut draining = need.long_poll.then(|| shared.draining.clone());
-    let held_up = async {
-        match &mut draining {
-            Some(draining) => draining.draining().await,
-            None => std::future::pending().await,
+    let sent = match need.long_poll {
+        false => shared.registry.send(need, request).await,
+        // What may wait without end would hold the drain up: it is told to come again, to another instance.
+        true => {
+            let mut draining = shared.draining.clone();
+            let sent = Box::pin(shared.registry.send(need, request));
+            tokio::select! {
+                biased;
+                () = draining.draining() => {
+                    let mean = shared.settings.drain_retry_after;
+                    return Err(Refusal::new(Reason::Draining).retry_around(mean));
+                }
+                sent = sent => sent,
+            }
         }
-    };
-    let sent = tokio::select! {
-        biased;
-        () = held_up => {
-            let mean = shared.settings.drain_retry_after;
-            return Err(Refusal::new(Reason::Draining).retry_around(mean));
-        }
-        sent = shared.registry.send(need, request) => sent,
     };
     sent.map_err(|failure| {
         let refusal = Refusal::new(failure.reason).detail(failure.detail);

@@ -111,7 +111,7 @@ impl Respond {
         .await;
     }
 
-    /// Sends the answer and streams its body; returns the number of body bytes sent.
+    /// Sends the answer and streams its body; returns the number of body bytes sent. The head goes out at once.
     ///
     /// A body that fails or is shorter than its Content-Length resets the stream, so that the client never takes it
     /// for complete.
@@ -120,10 +120,35 @@ impl Respond {
     /// [`Reason::ClientGone`] if the gateway reset the request, [`Reason::TunnelLost`] if the tunnel broke, the
     /// body's own reason if it failed, [`Reason::LengthMismatch`] if it was shorter or longer than promised,
     /// [`Reason::InternalError`] if the head cannot be sent over HTTP/2.
-    pub async fn send<B>(mut self, response: Response<B>) -> Result<u64, Reason>
+    pub fn send<B>(
+        mut self,
+        response: Response<B>,
+    ) -> impl Future<Output = Result<u64, Reason>> + Send
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin,
         B::Error: Into<BodyError>,
+    {
+        let mut begun = self.begin(response);
+        poll_fn(move |cx| {
+            // The request has its place until all is sent.
+            let _of_the_request = &self;
+            let answer = match &mut begun {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Poll::Ready(Ok(0)),
+                Err(reason) => return Poll::Ready(Err(*reason)),
+            };
+            let sent = ready!(answer.poll(cx));
+            if sent.is_err() {
+                answer.stream.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+            Poll::Ready(sent)
+        })
+    }
+
+    /// Sends the head; returns the body that is to follow, if one is.
+    fn begin<B>(&mut self, response: Response<B>) -> Result<Option<Answer<B>>, Reason>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
     {
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_2;
@@ -132,22 +157,13 @@ impl Respond {
             Some(_) | None => None,
         };
         let empty = body.is_end_stream() && promised.is_none_or(|length| length == 0);
-        let Some(mut way) = self.way.take() else {
-            return Err(Reason::InternalError);
-        };
+        let mut way = self.way.take().ok_or(Reason::InternalError)?;
         let head = Response::from_parts(parts, ());
-        let stream = match way.send_response(head, empty) {
-            Ok(stream) => stream,
-            Err(error) => {
-                let reason = lost(&error);
-                way.send_reset(h2::Reason::INTERNAL_ERROR);
-                return Err(reason);
-            }
-        };
-        if empty {
-            return Ok(0);
-        }
-        let mut answer = Answer {
+        let stream = way.send_response(head, empty).map_err(|error| {
+            way.send_reset(h2::Reason::INTERNAL_ERROR);
+            lost(&error)
+        })?;
+        Ok((!empty).then(|| Answer {
             stream,
             body,
             merge: Merge::default(),
@@ -156,12 +172,7 @@ impl Respond {
             body_ended: false,
             left: promised,
             sent: 0,
-        };
-        let sent = poll_fn(|cx| answer.poll(cx)).await;
-        if sent.is_err() {
-            answer.stream.send_reset(h2::Reason::INTERNAL_ERROR);
-        }
-        sent
+        }))
     }
 
     /// Whether Content-Length speaks of the body that follows (RFC 9110 §6.4.1).

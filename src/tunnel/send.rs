@@ -61,67 +61,92 @@ impl Failure {
 }
 
 /// Sends a request; see [`Registry::send`].
-pub(super) async fn send<B>(
+pub(super) fn send<B>(
     registry: &Registry,
     need: Need,
     request: Request<B>,
-) -> Result<Response<Body>, Failure>
+) -> impl Future<Output = Result<Response<Body>, Failure>> + Send
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
+    // Not within the future, which would keep the request and its parts.
     let (mut parts, body) = request.into_parts();
-    let length = prepare(&mut parts, need)?;
+    let upload = prepare(&mut parts, need)
+        .and_then(|length| upload_of(body, length, &parts.method, need, registry));
+    async move {
+        let mut upload = upload?;
+        let may_repeat = upload.is_none() && is_repeatable(&parts.method);
+        let expect = || {
+            let window = registry.settings().wire.stream_window;
+            registry.budget().expect(window)
+        };
+        // Long polls are many, and few of them are answered at once.
+        let mut expected = (!need.long_poll).then(expect);
+        let mut tried: Vec<Arc<Link>> = Vec::new();
+        let mut first: Option<Failure> = None;
+        loop {
+            let lease = match registry.pick(&need, &tried) {
+                Ok(lease) => lease,
+                Err(reason) => {
+                    let nowhere = || Failure::new(reason, need.role.to_string());
+                    return Err(first.unwrap_or_else(nowhere));
+                }
+            };
+            if !tried.is_empty() {
+                let retries = &registry.metrics().retries;
+                retries.get_or_create(&ByRole::new(need.role)).inc();
+            }
+            let link = Arc::clone(&lease.link);
+            let lost = match attempt(registry, &lease, &parts, &mut upload).await {
+                Ok(response) => {
+                    let expected = expected.take().unwrap_or_else(expect);
+                    return Ok(received(registry, lease, response, upload, expected));
+                }
+                Err(lost) => lost,
+            };
+            tried.push(link);
+            let again = tried.len() < TRIES
+                && match lost.kind {
+                    Kind::NotProcessed => upload.as_deref().is_none_or(Upload::can_start_again),
+                    Kind::Unknown => may_repeat,
+                    Kind::Final => false,
+                };
+            let failure = first.get_or_insert(lost.failure);
+            if !again {
+                return Err(failure.clone());
+            }
+        }
+    }
+}
+
+/// The upload of a body, unless there is nothing to send. Boxed, since most requests have none.
+fn upload_of<B>(
+    body: B,
+    length: Option<u64>,
+    method: &Method,
+    need: Need,
+    registry: &Registry,
+) -> Result<Option<Box<Upload<B>>>, Failure>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<BodyError>,
+{
+    if body.is_end_stream() {
+        return match length {
+            Some(1..) => {
+                let detail = "the body is shorter than its Content-Length";
+                Err(Failure::new(Reason::LengthMismatch, detail))
+            }
+            Some(0) | None => Ok(None),
+        };
+    }
     let mut upload = Upload::new(body, length, need, registry.budget());
     // WebSockets are many, and little is on its way in most of them.
-    if parts.method != Method::CONNECT {
+    if *method != Method::CONNECT {
         upload.expect();
     }
-    if upload.is_empty() && length.is_some_and(|length| length > 0) {
-        let detail = "the body is shorter than its Content-Length";
-        return Err(Failure::new(Reason::LengthMismatch, detail));
-    }
-    let may_repeat = upload.is_empty() && is_repeatable(&parts.method);
-    let mut upload = Some(upload);
-    let expect = || {
-        let window = registry.settings().wire.stream_window;
-        registry.budget().expect(window)
-    };
-    // Long polls are many, and few of them are answered at once.
-    let mut expected = (!need.long_poll).then(expect);
-    let mut tried: Vec<Arc<Link>> = Vec::new();
-    let mut first: Option<Failure> = None;
-    loop {
-        let lease = match registry.pick(&need, &tried) {
-            Ok(lease) => lease,
-            Err(reason) => {
-                return Err(first.unwrap_or_else(|| Failure::new(reason, need.role.to_string())));
-            }
-        };
-        if !tried.is_empty() {
-            let retries = &registry.metrics().retries;
-            retries.get_or_create(&ByRole::new(need.role)).inc();
-        }
-        let link = Arc::clone(&lease.link);
-        let lost = match attempt(registry, &lease, &parts, &mut upload).await {
-            Ok(response) => {
-                let expected = expected.take().unwrap_or_else(expect);
-                return Ok(received(registry, lease, response, upload, expected));
-            }
-            Err(lost) => lost,
-        };
-        tried.push(link);
-        let again = tried.len() < TRIES
-            && match lost.kind {
-                Kind::NotProcessed => upload.as_ref().is_some_and(Upload::can_start_again),
-                Kind::Unknown => may_repeat,
-                Kind::Final => false,
-            };
-        let failure = first.get_or_insert(lost.failure);
-        if !again {
-            return Err(failure.clone());
-        }
-    }
+    Ok(Some(Box::new(upload)))
 }
 
 /// Makes the head fit for HTTP/2 and returns its Content-Length.
@@ -155,7 +180,7 @@ async fn attempt<B>(
     registry: &Registry,
     lease: &Lease,
     parts: &Parts,
-    upload: &mut Option<Upload<B>>,
+    upload: &mut Option<Box<Upload<B>>>,
 ) -> Result<Response<RecvStream>, Lost>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -192,7 +217,7 @@ where
 /// Waits for the answer's head and pumps the body meanwhile.
 async fn answer<B>(
     mut response: ResponseFuture,
-    upload: &mut Option<Upload<B>>,
+    upload: &mut Option<Box<Upload<B>>>,
     gate: Option<Sleep>,
 ) -> Result<Response<RecvStream>, Lost>
 where
@@ -236,7 +261,7 @@ fn received<B>(
     registry: &Registry,
     lease: Lease,
     response: Response<RecvStream>,
-    upload: Option<Upload<B>>,
+    upload: Option<Box<Upload<B>>>,
     expected: Expected,
 ) -> Response<Body>
 where
@@ -246,7 +271,7 @@ where
     let unsent = upload.filter(|upload| !upload.is_sent());
     let rest = unsent.map(|mut upload| -> Box<dyn Rest> {
         upload.forget();
-        Box::new(upload)
+        upload
     });
     let (parts, stream) = response.into_parts();
     let length = length_of(&parts.headers);

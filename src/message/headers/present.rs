@@ -28,7 +28,10 @@ pub struct Present(u8);
 impl Present {
     /// Looks at every name.
     pub fn of(headers: &HeaderMap) -> Self {
-        let bits = headers.keys().filter_map(asked).map(|asked| 1 << asked as u8);
+        let bits = headers
+            .keys()
+            .filter_map(asked)
+            .map(|asked| 1 << asked as u8);
         Self(bits.fold(0, |all, bit| all | bit))
     }
 
