@@ -68,6 +68,8 @@ pub struct Failure {
 
 impl Failure {
     /// A failure with its reason and what happened.
+    // Cold: what leads here is kept out of the way of requests that pass.
+    #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
             reason,

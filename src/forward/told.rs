@@ -1,6 +1,7 @@
 //! What is told of one request when it is over: metrics and the log, in one place, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
@@ -81,6 +82,35 @@ impl Told {
     }
 }
 
+impl Told {
+    #[cold]
+    fn tell_forwarded(&self, status: Option<u16>, duration: Duration) {
+        tracing::debug!(
+            request_id = self.id(),
+            method = %self.method,
+            path = self.path(),
+            status,
+            bytes = self.bytes,
+            duration_ms = millis(duration),
+            "forwarded"
+        );
+    }
+
+    #[cold]
+    fn tell_failed(&self, reason: Reason, status: Option<u16>, duration: Duration) {
+        tracing::info!(
+            request_id = self.id(),
+            method = %self.method,
+            path = self.path(),
+            status,
+            %reason,
+            detail = self.detail,
+            duration_ms = millis(duration),
+            "not forwarded, or answered with an error"
+        );
+    }
+}
+
 impl Drop for Told {
     fn drop(&mut self) {
         let duration = self.started.elapsed();
@@ -93,27 +123,16 @@ impl Drop for Told {
                 duration,
             });
         }
-        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         match self.reason {
-            None => tracing::debug!(
-                request_id = self.id(),
-                method = %self.method,
-                path = self.path(),
-                status,
-                bytes = self.bytes,
-                duration_ms = millis,
-                "forwarded"
-            ),
-            Some(reason) => tracing::info!(
-                request_id = self.id(),
-                method = %self.method,
-                path = self.path(),
-                status,
-                %reason,
-                detail = self.detail,
-                duration_ms = millis,
-                "not forwarded, or answered with an error"
-            ),
+            None if tracing::enabled!(tracing::Level::DEBUG) => {
+                self.tell_forwarded(status, duration);
+            }
+            None => {}
+            Some(reason) => self.tell_failed(reason, status, duration),
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -29,6 +29,8 @@ pub struct BodyError {
 
 impl BodyError {
     /// An error with its reason and detail.
+    // Cold: what leads here is kept out of the way of bodies that pass.
+    #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
             reason,

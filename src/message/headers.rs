@@ -153,7 +153,7 @@ fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
         Cow::Owned(name) => name == "content-length" || unwelcome(&name),
     };
     let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
-    if unwanted.contains(&header::CONNECTION) {
+    if unwanted.contains(&header::CONNECTION) && nominates(headers) {
         for name in nominated(headers) {
             headers.remove(name);
         }
@@ -161,6 +161,16 @@ fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
     for name in unwanted {
         headers.remove(name);
     }
+}
+
+/// Whether `Connection` says more than whether it is kept, as it seldom does.
+fn nominates(headers: &HeaderMap) -> bool {
+    let said = |value: &HeaderValue| {
+        let options = [&b"keep-alive"[..], b"close"];
+        let said = value.as_bytes();
+        options.iter().any(|one| said.eq_ignore_ascii_case(one))
+    };
+    !headers.get_all(header::CONNECTION).iter().all(said)
 }
 
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {

@@ -64,6 +64,8 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal as its reason has it.
+    // Cold: what leads here is kept out of the way of requests that pass.
+    #[cold]
     pub fn new(reason: Reason) -> Self {
         Self {
             reason,

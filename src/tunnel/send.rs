@@ -33,6 +33,7 @@ struct Lost {
 }
 
 impl Lost {
+    #[cold]
     fn new(kind: Kind, reason: Reason, error: &h2::Error) -> Self {
         Self {
             kind,
@@ -52,6 +53,8 @@ enum Kind {
 }
 
 impl Failure {
+    // Cold: what leads here is kept out of the way of requests that pass.
+    #[cold]
     pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self {
             reason,

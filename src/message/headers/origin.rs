@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Asked, Present};
@@ -21,6 +22,7 @@ static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 const DIGITS: usize = 32;
+const TRACE: usize = 55;
 
 /// The id of one request: 128 random bits as 32 lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,14 +87,17 @@ impl Origin {
     /// `host` is an authority that was checked already: host name or address, with or without a port.
     pub fn write_out(&self, headers: &mut HeaderMap, host: &str) {
         headers.reserve(3);
-        if let Ok(value) = HeaderValue::from_bytes(&self.id.0) {
-            headers.insert(&REQUEST_ID, value);
-        }
-        if let Some(value) = forwarded(self.rest().1, host) {
-            headers.insert(&FORWARDED, value);
-        }
+        // One piece of memory for all: a head that is kept for a second try shares it.
+        let mut text = BytesMut::with_capacity(self.value.len() + host.len() + OF_FORM);
+        text.extend_from_slice(&self.id.0);
+        insert(headers, &REQUEST_ID, text.split().freeze());
+        write_forwarded(&mut text, self.rest().1, host);
+        insert(headers, &FORWARDED, text.split().freeze());
         if !headers.contains_key(&TRACEPARENT) {
-            begin_trace(headers, &self.id);
+            // A trace whose id is the request's, and whose first parent is the end of it.
+            let trace = trace_value(&self.id.0, &self.id.0[16..], *b"00");
+            text.extend_from_slice(&trace);
+            insert(headers, &TRACEPARENT, text.freeze());
         }
     }
 
@@ -103,15 +108,25 @@ impl Origin {
     }
 }
 
+/// What the fields that are written out have besides the id of the request, the client and the host.
+const OF_FORM: usize = 96;
+
+fn insert(headers: &mut HeaderMap, name: &HeaderName, value: Bytes) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+        headers.insert(name, value);
+    }
+}
+
 /// The value of `Forwarded`: what we saw ourselves; nothing that came before is kept.
-fn forwarded(client: &str, host: &str) -> Option<HeaderValue> {
+fn write_forwarded(text: &mut BytesMut, client: &str, host: &str) {
     // A token needs no quotes, but an address or an authority may hold a colon or brackets.
     let (open, close) = match client.contains(':') {
         true => ("for=\"[", "]\";host=\""),
         false => ("for=", ";host=\""),
     };
-    let text = [open, client, close, host, "\";proto=https"].concat();
-    HeaderValue::try_from(text).ok()
+    for part in [open, client, close, host, "\";proto=https"] {
+        text.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// Continues a valid `traceparent` under a new parent id. An invalid one is dropped, and `tracestate` with it (W3C Trace
@@ -131,7 +146,10 @@ pub fn continue_trace(headers: &mut HeaderMap, present: Present) {
     match continued {
         Some((trace, flags)) => {
             let parent: [u8; DIGITS] = hex(u128::from(rand::random::<u64>().max(1)));
-            set_trace(headers, &trace, &parent[16..], flags);
+            let value = trace_value(&trace, &parent[16..], flags);
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                headers.insert(&TRACEPARENT, unrepeated(value));
+            }
         }
         None => {
             headers.remove(&TRACEPARENT);
@@ -140,19 +158,12 @@ pub fn continue_trace(headers: &mut HeaderMap, present: Present) {
     }
 }
 
-/// Begins a trace whose id is the request's, and whose first parent is the end of it.
-fn begin_trace(headers: &mut HeaderMap, id: &RequestId) {
-    set_trace(headers, &id.0, &id.0[16..], *b"00");
-}
-
-fn set_trace(headers: &mut HeaderMap, trace: &[u8; DIGITS], parent: &[u8], flags: [u8; 2]) {
+fn trace_value(trace: &[u8; DIGITS], parent: &[u8], flags: [u8; 2]) -> [u8; TRACE] {
     let mut value = *b"00-................................-................-..";
     value[3..35].copy_from_slice(trace);
     value[36..52].copy_from_slice(parent);
     value[53..].copy_from_slice(&flags);
-    if let Ok(value) = HeaderValue::from_bytes(&value) {
-        headers.insert(&TRACEPARENT, unrepeated(value));
-    }
+    value
 }
 
 /// A value that no other request has: HTTP/2 keeps it out of its table (RFC 7541 §6.2.3), where it would only push out what
