@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -35,6 +36,8 @@ pub(super) struct Snapshot {
     roles: ByRoleId<Candidates>,
     /// When the last connection point ceases to be fresh.
     fresh_until: Option<Instant>,
+    /// Whether that time has come, so that no pick has to look at the clock.
+    aged: AtomicBool,
     ramp: Duration,
 }
 
@@ -78,8 +81,20 @@ impl Snapshot {
         Self {
             roles: roles.collect(),
             fresh_until,
+            aged: AtomicBool::new(fresh_until.is_none()),
             ramp,
         }
+    }
+
+    /// The time, while a connection point is fresh.
+    fn ramping(&self) -> Option<Instant> {
+        if self.aged.load(Ordering::Relaxed) {
+            return None;
+        }
+        let now = Instant::now();
+        let fresh = self.fresh_until.is_some_and(|until| now < until);
+        self.aged.store(!fresh, Ordering::Relaxed);
+        fresh.then_some(now)
     }
 
     /// Picks a tunnel, other than those of `tried`, and takes a place in it.
@@ -93,9 +108,8 @@ impl Snapshot {
         random: &Random,
     ) -> Result<Lease, Reason> {
         let of_role = self.roles.get(&need.role).ok_or(Reason::NoTunnel)?;
-        let now = self.fresh_until.map(|until| (Instant::now(), until));
         let choice = Choice {
-            now: now.and_then(|(now, until)| (now < until).then_some(now)),
+            now: self.ramping(),
             ramp: self.ramp,
             long_poll: need.long_poll,
             random,
