@@ -234,7 +234,7 @@ where
         request: Request<B>,
         terms: Terms,
     ) -> impl Future<Output = Result<Response<AnswerBody<B>>, Failure>> + Send {
-        // Not within the future, which would keep the request and its parts.
+        // Before the async block, which would have room for the request and for its parts.
         let (mut head, body) = request.into_parts();
         let loan = (!body.is_end_stream()).then(|| Loan::new(body, head::length(&head.headers)));
         async move {

@@ -80,9 +80,7 @@ impl Told {
         self.reason = Some(reason);
         when.clone_into(&mut self.detail);
     }
-}
 
-impl Told {
     #[cold]
     fn tell_forwarded(&self, status: Option<u16>, duration: Duration) {
         tracing::debug!(

@@ -41,12 +41,13 @@ pub static CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("client-cer
 /// RFC 9209.
 pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// Whether a name is of a field of one connection (RFC 9110 §7.6.1), besides those that `Connection` nominates, or of one
-/// that speaks to the next proxy.
+/// Whether a name is of a field of one connection (RFC 9110 §7.6.1; `Close` is kept for it, §18.4), besides those that
+/// `Connection` nominates, or of one that speaks to the next proxy.
 fn is_hop_by_hop(name: &str) -> bool {
     matches!(
         name,
-        "connection"
+        "close"
+            | "connection"
             | "http2-settings"
             | "keep-alive"
             | "proxy-authenticate"

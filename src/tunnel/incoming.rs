@@ -130,13 +130,13 @@ impl Respond {
     {
         let mut begun = self.begin(response);
         poll_fn(move |cx| {
-            // The request has its place until all is sent.
-            let _of_the_request = &self;
             let answer = match &mut begun {
                 Ok(Some(answer)) => answer,
                 Ok(None) => return Poll::Ready(Ok(0)),
                 Err(reason) => return Poll::Ready(Err(*reason)),
             };
+            // The request has its place until its answer is gone.
+            let _of_the_request = &self;
             let sent = ready!(answer.poll(cx));
             if sent.is_err() {
                 answer.stream.send_reset(h2::Reason::INTERNAL_ERROR);

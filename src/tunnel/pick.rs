@@ -93,7 +93,9 @@ impl Snapshot {
         }
         let now = Instant::now();
         let fresh = self.fresh_until.is_some_and(|until| now < until);
-        self.aged.store(!fresh, Ordering::Relaxed);
+        if !fresh {
+            self.aged.store(true, Ordering::Relaxed);
+        }
         fresh.then_some(now)
     }
 

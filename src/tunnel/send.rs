@@ -73,7 +73,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BodyError>,
 {
-    // Not within the future, which would keep the request and its parts.
+    // Before the async block, which would have room for the request and for its parts.
     let (mut parts, body) = request.into_parts();
     let upload = prepare(&mut parts, need)
         .and_then(|length| upload_of(body, length, &parts.method, need, registry));

@@ -21,8 +21,9 @@ pub enum Asked {
     Via,
 }
 
-/// What a head has of the fields that are [`Asked`] for, at the time of the look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a head has of the fields that are [`Asked`] for. It belongs to that head as it came: what is looked at later, and
+/// not there, is not looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Present(u8);
 
 impl Present {

@@ -68,6 +68,7 @@ fn fields_of_configmgr_and_of_the_message_pass() {
 fn fields_of_the_connection_are_removed() {
     let headers = stripped(&[
         ("connection", "keep-alive, X-Private"),
+        ("close", "x"),
         ("keep-alive", "timeout=5"),
         ("proxy-connection", "keep-alive"),
         ("proxy-authorization", "Basic x"),
