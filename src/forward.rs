@@ -210,13 +210,11 @@ impl Forward {
             origin.write_out(request.headers_mut(), host_of(&uri));
         }
         *request.uri_mut() = internal(backend.settings().url.prefix(), target.rest)?;
-        let empty = || Request::new(tunnel::Body::empty());
         let from_client =
             opening.then(|| std::mem::replace(request.body_mut(), tunnel::Body::empty()));
         // 3. There and back.
-        let answer = backend
-            .send(std::mem::replace(request, empty()), terms)
-            .await;
+        let request = std::mem::replace(request, Request::new(tunnel::Body::empty()));
+        let answer = backend.send(request, terms).await;
         let (mut head, body) = answer.map_err(refusal_of)?.into_parts();
         let body = match from_client {
             Some(from_client) if !is_refused(head.status) => {
