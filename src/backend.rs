@@ -256,12 +256,12 @@ where
                 let sent = self.attempt(&mut lease, head, loan.as_ref(), &terms).await;
                 let broken = match sent {
                     Ok(answer) => {
-                        let held = Held {
+                        let held = Box::new(Held {
                             lease,
                             home,
                             loan,
                             permit,
-                        };
+                        });
                         return self.receive(answer, &terms, held, accept.as_ref());
                     }
                     Err(broken) => broken,
@@ -340,7 +340,7 @@ where
 
     fn attempt<'e>(
         &self,
-        lease: &mut Lease<B>,
+        lease: &'e mut Lease<B>,
         mut head: request::Parts,
         loan: Option<&'e Loan<B>>,
         terms: &Terms,
@@ -370,7 +370,7 @@ where
         &self,
         answer: Response<hyper::body::Incoming>,
         terms: &Terms,
-        held: Held<B>,
+        held: Box<Held<B>>,
         accept: Option<&HeaderValue>,
     ) -> Result<Response<AnswerBody<B>>, Failure> {
         let (mut head, incoming) = answer.into_parts();

@@ -162,8 +162,9 @@ impl Forward {
         loop {
             tokio::select! {
                 biased;
-                () = respond.reset() => return None,
+                // Looked at first, an answer that is there costs no look at the stream.
                 answered = &mut answer => return Some(answered),
+                () = respond.reset() => return None,
                 () = &mut lost => return Some(Err(refusal_of(no_memory()))),
                 () = heard(continued.as_deref()) => respond.send_continue(),
             }
@@ -319,10 +320,9 @@ fn is_refused(status: StatusCode) -> bool {
 
 /// The client connection that a backend connection belongs to, for backends that authenticate connections.
 fn client_of(origin: Option<&Origin>, backend: &Backend<tunnel::Body>) -> Option<String> {
-    let id = origin
-        .filter(|_| backend.settings().connection_auth)?
-        .connection();
-    (!id.is_empty()).then(|| id.to_owned())
+    origin
+        .filter(|_| backend.settings().connection_auth)
+        .map(|origin| origin.connection().to_owned())
 }
 
 fn host_of(uri: &Uri) -> &str {

@@ -41,7 +41,7 @@ impl Tasks {
         let abort = Arc::clone(&self.abort);
         // Boxed here, a large future is moved once and not by each wrapper that follows.
         let mut task = Box::pin(task);
-        let task = self.tracker.track_future(async move {
+        self.start(async move {
             let mut call = pin!(abort.call.notified());
             let mut listens = false;
             poll_fn(|cx| {
@@ -57,8 +57,23 @@ impl Tasks {
             })
             .await;
         });
+    }
+
+    /// Spawns a task of this group that something else of the group wakes when it ends, as a tunnel wakes its requests: it
+    /// looks whether the group was aborted whenever it is polled, and need not be in the list of those that are told.
+    pub fn spawn_woken(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let abort = Arc::clone(&self.abort);
+        let mut task = Box::pin(task);
+        let task = poll_fn(move |cx| match abort.is_called.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => task.as_mut().poll(cx),
+        });
+        self.start(task);
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         #[allow(clippy::disallowed_methods, reason = "the one place of tokio::spawn")]
-        tokio::spawn(task);
+        tokio::spawn(self.tracker.track_future(task));
     }
 
     /// The number of tasks that have not ended.

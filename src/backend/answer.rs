@@ -26,7 +26,8 @@ where
     progress_timeout: Duration,
     /// Whether the answer may pause without end.
     long_poll: bool,
-    held: Option<Held<B>>,
+    // Boxed, since the answer is handed on from step to step.
+    held: Option<Box<Held<B>>>,
 }
 
 /// What an exchange holds until its answer has been read.
@@ -49,8 +50,12 @@ where
         incoming: hyper::body::Incoming,
         progress_timeout: Duration,
         long_poll: bool,
-        held: Held<B>,
+        mut held: Box<Held<B>>,
     ) -> Self {
+        if held.loan.as_ref().is_some_and(|loan| !loan.is_ended()) {
+            // The rest of the request goes on while the client takes nothing of the answer.
+            held.lease.drive_apart();
+        }
         // No rate is asked for: any byte earns the whole time again.
         let patience = Patience::new(Pace {
             grace: progress_timeout,
@@ -70,7 +75,8 @@ where
     }
 
     /// Wraps a 101: the connection has another owner now, and never goes home.
-    pub(super) fn switched(incoming: hyper::body::Incoming, held: Held<B>) -> Self {
+    pub(super) fn switched(incoming: hyper::body::Incoming, mut held: Box<Held<B>>) -> Self {
+        held.lease.drive_apart();
         Self {
             incoming,
             patience: None,
@@ -83,6 +89,7 @@ where
     /// The answer has been read: the connection goes home if the request was sent whole, too.
     fn finish(&mut self) {
         let Some(held) = self.held.take() else { return };
+        let held = *held;
         let had_body = held.loan.is_some();
         let whole = held.loan.as_ref().is_none_or(Loan::is_ended);
         if !whole {
@@ -95,6 +102,19 @@ where
             Home::None => held.lease.retire(),
         }
         drop(held.permit);
+    }
+
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut incoming = Pin::new(&mut self.incoming);
+        match &mut self.held {
+            Some(held) => held
+                .lease
+                .poll_driven(cx, |cx| incoming.as_mut().poll_frame(cx)),
+            None => incoming.poll_frame(cx),
+        }
     }
 
     /// Ready once the server was waited for too long; to be called when it has nothing to offer.
@@ -137,7 +157,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) else {
+        let Poll::Ready(frame) = this.poll_incoming(cx) else {
             ready!(this.poll_exhausted(cx));
             this.held = None;
             let detail = "neither the answer's body nor the request's made progress in time";

@@ -1,6 +1,7 @@
 //! One request on one connection: out, interim answers, and the head of the answer.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,7 @@ type Answered<B> = Result<Response<Incoming>, TrySendError<Request<RequestBody<B
 
 /// Sends a request at once; the future waits for the head of its answer.
 pub(super) fn exchange<'e, B>(
-    lease: &mut Lease<B>,
+    lease: &'e mut Lease<B>,
     mut request: Request<RequestBody<B>>,
     course: Course<'e, B>,
 ) -> impl Future<Output = Result<Response<Incoming>, Broken>> + Send + use<'e, B>
@@ -77,11 +78,12 @@ where
     }
     let started = Instant::now();
     let answer = lease.sender().try_send_request(request);
-    answered(answer, started, course)
+    answered(lease, answer, started, course)
 }
 
 /// Waits for the head of the answer to a request that was `started`.
 async fn answered<B>(
+    lease: &mut Lease<B>,
     answer: impl Future<Output = Answered<B>>,
     started: Instant,
     course: Course<'_, B>,
@@ -97,7 +99,7 @@ where
         let next = earliest(held_until, deadline);
         tokio::select! {
             biased;
-            answer = &mut answer => {
+            answer = poll_fn(|cx| lease.poll_driven(cx, |cx| answer.as_mut().poll(cx))) => {
                 return answer.map_err(|mut error| {
                     let unsent = error.take_message();
                     course.broken(unsent, &error.into_error())

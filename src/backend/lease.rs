@@ -1,9 +1,13 @@
 //! One HTTP/1.1 connection to a backend in the hands of one request.
 //!
-//! The connection is driven by a task of its own. Whoever holds the [`Lease`] may send on it; dropping the lease
-//! closes the socket at once, [`Lease::retire`] closes it in order.
+//! Whoever holds the [`Lease`] may send on the connection, and drives it: a task of its own would have to be woken, and wake,
+//! for each step of each request. Dropping the lease closes the socket at once, [`Lease::retire`] closes it in order.
 
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,10 +38,31 @@ const READY_TIME: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Lease<B> {
     sender: http1::SendRequest<RequestBody<B>>,
-    end: Option<oneshot::Sender<()>>,
+    driver: Driver,
     outflow: Arc<Outflow>,
+    tasks: Tasks,
     used: bool,
     asked: u64,
+}
+
+/// Who drives a connection.
+enum Driver {
+    /// Whoever holds the lease.
+    Holder(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// A task of its own, which closes it in order when it is told to, and at once when this is dropped.
+    Task(oneshot::Sender<()>),
+    /// Nobody: it is over.
+    Nobody,
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Holder(_) => "Holder",
+            Self::Task(_) => "Task",
+            Self::Nobody => "Nobody",
+        })
+    }
 }
 
 impl<B> Lease<B>
@@ -45,7 +70,7 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    /// Speaks HTTP/1.1 on a connection, driven by a task of `tasks` and counted in `open`.
+    /// Speaks HTTP/1.1 on a connection, which is counted in `open`; `tasks` is for what outlives a lease.
     ///
     /// # Errors
     /// [`Reason::BackendUnreachable`], which hyper never gives here.
@@ -64,29 +89,77 @@ where
             }))
             .await
             .map_err(|error| Failure::new(Reason::BackendUnreachable, error.to_string()))?;
-        let (end, ended) = oneshot::channel();
         let counted = Counted::new(open);
-        tasks.spawn(async move {
+        let driven = Box::pin(async move {
             let _counted = counted;
-            let connection = connection.with_upgrades();
-            tokio::pin!(connection);
+            // What an error means is told to whoever waits for an answer.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(Self {
+            sender,
+            driver: Driver::Holder(driven),
+            outflow,
+            tasks: tasks.clone(),
+            used: false,
+            asked: 0,
+        })
+    }
+
+    /// Drives the connection, and polls what comes out of it: `poll` is called before and after.
+    pub(super) fn poll_driven<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        if !matches!(self.driver, Driver::Holder(_)) {
+            return poll(cx);
+        }
+        // What nothing but the connection makes ready, which goes on here only, need wake nobody.
+        let mut unheard = Context::from_waker(Waker::noop());
+        if let Poll::Ready(found) = poll(&mut unheard) {
+            return Poll::Ready(found);
+        }
+        match self.drive(cx) {
+            true => poll(&mut unheard),
+            false => poll(cx),
+        }
+    }
+
+    /// Drives the connection as far as it goes at this moment; returns whether it goes on.
+    fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        let over = match &mut self.driver {
+            Driver::Holder(driven) => driven.as_mut().poll(cx).is_ready(),
+            Driver::Task(_) | Driver::Nobody => return true,
+        };
+        if over {
+            self.driver = Driver::Nobody;
+        }
+        !over
+    }
+
+    /// Lets the connection be driven by a task of its own from here on: it goes on while nobody polls what comes out of it.
+    pub(super) fn drive_apart(&mut self) {
+        let driven = match std::mem::replace(&mut self.driver, Driver::Nobody) {
+            Driver::Holder(driven) => driven,
+            other @ (Driver::Task(_) | Driver::Nobody) => {
+                self.driver = other;
+                return;
+            }
+        };
+        let (end, ended) = oneshot::channel();
+        self.driver = Driver::Task(end);
+        self.tasks.spawn(async move {
+            let mut driven = driven;
             tokio::select! {
                 biased;
-                _ = &mut connection => (),
+                () = &mut driven => (),
                 ended = ended => {
                     if ended.is_ok() {
-                        let _ = tokio::time::timeout(CLOSE_TIME, connection).await;
+                        let _ = tokio::time::timeout(CLOSE_TIME, driven).await;
                     }
                 }
             }
         });
-        Ok(Self {
-            sender,
-            end: Some(end),
-            outflow,
-            used: false,
-            asked: 0,
-        })
     }
 
     /// The sender, for one request; from here on the connection counts as used.
@@ -118,9 +191,14 @@ where
         first
     }
 
-    /// Whether the server has closed it.
+    /// Whether the server has closed it, as far as anybody has looked.
     pub(super) fn is_closed(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// Looks whether the server has closed it.
+    pub(super) fn look(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop())) && !self.is_closed()
     }
 
     /// Whether a request can go out on it at this moment.
@@ -133,13 +211,17 @@ where
         if self.is_ready() {
             return true;
         }
-        let ready = tokio::time::timeout(READY_TIME, self.sender.ready()).await;
-        matches!(ready, Ok(Ok(())))
+        let ready = poll_fn(|cx| {
+            self.drive(cx);
+            self.sender.poll_ready(cx)
+        });
+        matches!(tokio::time::timeout(READY_TIME, ready).await, Ok(Ok(())))
     }
 
     /// Closes it in order.
     pub(super) fn retire(mut self) {
-        if let Some(end) = self.end.take() {
+        self.drive_apart();
+        if let Driver::Task(end) = self.driver {
             // A task that has ended needs no word.
             let _ = end.send(());
         }

@@ -17,6 +17,9 @@ use super::lease::Lease;
 use crate::message::body::BodyError;
 use crate::tasks::Tasks;
 
+/// How long the server's end of an idle connection goes unnoticed at most.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How many client connections can have a backend connection of their own.
 const PINNED_LIMIT: usize = 4_096;
 
@@ -154,10 +157,14 @@ where
         }
     }
 
-    /// Closes what has aged, and says when the next one will have; `None` when nothing is left.
+    /// Closes what has aged, lets go what the server has closed, and says when to look again; `None` when nothing is left.
     fn expire(&self, now: Instant) -> Option<Instant> {
         let (gone, next) = {
             let mut state = self.lock();
+            let before = state.idle.len();
+            state.idle.retain_mut(|(lease, _)| lease.look());
+            let closed = before - state.idle.len();
+            self.idle.dec_by(i64::try_from(closed).unwrap_or(i64::MAX));
             let old = |since: Instant| now.duration_since(since) >= self.timeout;
             let mut gone = Vec::new();
             while state.idle.front().is_some_and(|(_, since)| old(*since)) {
@@ -178,7 +185,7 @@ where
             lease.retire();
         }
         // One that is in use although its age has come is looked at again a little later.
-        next.map(|since| (since + self.timeout).max(now + self.timeout / 10))
+        next.map(|since| (since + self.timeout).max(now + self.timeout / 10).min(now + LOOK))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
@@ -211,7 +218,7 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    let mut next = Instant::now() + timeout;
+    let mut next = Instant::now() + timeout.min(LOOK);
     loop {
         tokio::select! {
             biased;

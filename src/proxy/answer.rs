@@ -29,7 +29,7 @@ pub struct Answer {
     expected: Option<u64>,
     /// Whether it is the client's turn: there is something for it, or nobody has asked yet.
     pressing: bool,
-    exchange: Exchange,
+    exchange: Box<Exchange>,
 }
 
 impl Drop for Answer {
@@ -40,7 +40,7 @@ impl Drop for Answer {
 
 impl Answer {
     /// The answer to an exchange, whose Content-Length announces what is `expected`.
-    pub(super) fn new(payload: Payload, expected: Option<u64>, exchange: Exchange) -> Self {
+    pub(super) fn new(payload: Payload, expected: Option<u64>, exchange: Box<Exchange>) -> Self {
         let mut new = Self {
             payload,
             expected,

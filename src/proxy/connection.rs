@@ -283,6 +283,6 @@ mod tests {
         assert!((100..1_100).contains(&drive), "{found}");
         assert!((1_500..2_500).contains(&http1), "{found}");
         assert!((1_500..4_000).contains(&http2), "{found}");
-        assert!((200..1_500).contains(&request), "{found}");
+        assert!((8..100).contains(&request), "{found}");
     }
 }

@@ -61,9 +61,9 @@ impl Exchange {
         peer.activity
             .begin(has_body && request.version != Version::HTTP_2);
         Self {
+            id: peer.origin.request_id(),
             shared,
             peer,
-            id: RequestId::random(),
             began: Instant::now(),
             method: request.method.clone(),
             target: request.uri.clone(),
@@ -101,7 +101,7 @@ impl Exchange {
     }
 
     /// Turns a refusal into the answer.
-    pub(super) fn refuse(mut self, refusal: Refusal) -> Response<Answer> {
+    pub(super) fn refuse(mut self: Box<Self>, refusal: Refusal) -> Response<Answer> {
         let authenticated = self.peer.identity().is_some();
         tracing::debug!(
             request_id = self.id.as_str(),
@@ -119,7 +119,7 @@ impl Exchange {
     }
 
     /// Hands an answer to the client: what travelled in our fields becomes what the client may see.
-    pub(super) fn answer(mut self, response: Response<Payload>) -> Response<Answer> {
+    pub(super) fn answer(mut self: Box<Self>, response: Response<Payload>) -> Response<Answer> {
         let (mut head, payload) = response.into_parts();
         self.status = Some(head.status.as_u16());
         if let Payload::Tunnel(body) = &payload {

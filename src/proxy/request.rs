@@ -3,7 +3,9 @@
 //! [`answer`] is the outer function: it opens the exchange and turns whatever refusal comes out into the one answer.
 //! [`forward`] is the inner one: each line is a step, and a step that refuses returns.
 
+use std::future::Future;
 use std::hash::Hasher;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,20 +38,25 @@ use crate::tunnel::{self, Need};
 const OURS: usize = 8;
 
 /// Answers one request, whatever becomes of it.
-pub(super) async fn answer(
+///
+/// Boxed: the server of HTTP/1.1 keeps the place of this future as long as the connection lives, and most connections are
+/// idle most of the time.
+pub(super) fn answer(
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> Response<Answer> {
+) -> Pin<Box<impl Future<Output = Response<Answer>> + Send>> {
+    // Before the async block, which would have room for the request and for its parts.
     let (head, body) = request.into_parts();
     let has_body = !body.is_end_stream();
-    let mut exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head, has_body);
-    // Boxed: the server of HTTP/1.1 keeps the place of this future as long as the connection lives, and most
-    // connections are idle most of the time.
-    match Box::pin(forward(&shared, &peer, &mut exchange, head, body)).await {
-        Ok(response) => exchange.answer(response),
-        Err(refusal) => exchange.refuse(refusal),
-    }
+    let exchange = Exchange::begin(Arc::clone(&shared), Arc::clone(&peer), &head, has_body);
+    let mut exchange = Box::new(exchange);
+    Box::pin(async move {
+        match forward(&shared, &peer, &mut exchange, head, body).await {
+            Ok(response) => exchange.answer(response),
+            Err(refusal) => exchange.refuse(refusal),
+        }
+    })
 }
 
 async fn forward(

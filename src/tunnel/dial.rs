@@ -324,7 +324,7 @@ where
                 let expected = budget.expect(at_most(length, most));
                 let request = request.map(|body| Body::of_request(body, length, budget, expected));
                 let handled = (self.common.handle)(Incoming { request, respond });
-                self.common.tasks.spawn(handled);
+                self.common.tasks.spawn_woken(handled);
             }
         }
     }

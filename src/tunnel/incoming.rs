@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -160,8 +160,12 @@ impl Respond {
         let mut way = self.way.take().ok_or(Reason::InternalError)?;
         let head = Response::from_parts(parts, ());
         let stream = way.send_response(head, empty).map_err(|error| {
+            let reset = way.poll_reset(&mut Context::from_waker(Waker::noop()));
             way.send_reset(h2::Reason::INTERNAL_ERROR);
-            lost(&error)
+            match reset {
+                Poll::Ready(reset) => gone(reset),
+                Poll::Pending => lost(&error),
+            }
         })?;
         Ok((!empty).then(|| Answer {
             stream,
@@ -181,6 +185,11 @@ impl Respond {
             && status != StatusCode::NO_CONTENT
             && status != StatusCode::NOT_MODIFIED
     }
+}
+
+/// What it means for an answer that its stream was reset, or is no more.
+fn gone(reset: Result<h2::Reason, h2::Error>) -> Reason {
+    reset.map_or_else(|error| lost(&error), |_| Reason::ClientGone)
 }
 
 /// What an error of HTTP/2 means for an answer.
@@ -212,10 +221,18 @@ where
     B::Error: Into<BodyError>,
 {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
-        if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-            let reason = reset.map_or_else(|error| lost(&error), |_| Reason::ClientGone);
-            return Poll::Ready(Err(reason));
+        let sent = self.poll_sent(cx);
+        if let Poll::Ready(Ok(_)) = sent {
+            return sent;
         }
+        // That nobody wants the answer any more is not told by what waits for more of it.
+        match self.stream.poll_reset(cx) {
+            Poll::Ready(reset) => Poll::Ready(Err(gone(reset))),
+            Poll::Pending => sent,
+        }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Reason>> {
         loop {
             if !self.part.is_empty() {
                 let Some(room) = ready!(poll_room(&mut self.stream, self.part.len(), cx)) else {

@@ -10,7 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Asked, Present};
 
-/// Id of the request, id of the client's connection and address of the client, on their way through a tunnel.
+/// Id of the request, which begins with that of the client's connection, and address of the client, on their way through a
+/// tunnel. HTTP/2 codes each character of it on both sides: it is short.
 pub static ORIGIN: HeaderName = HeaderName::from_static("opencmg-origin");
 /// The id of one request in the logs of every hop.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,16 +23,18 @@ static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 static FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 
 const DIGITS: usize = 32;
+const OF_CONNECTION: usize = 16;
 const TRACE: usize = 55;
 
-/// The id of one request: 128 random bits as 32 lower-case hexadecimal digits.
+/// The id of one request: 128 random bits as 32 lower-case hexadecimal digits, the first half of which all requests of one
+/// connection have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestId([u8; DIGITS]);
 
 impl RequestId {
-    /// Makes a random id.
+    /// Makes a random id, for what is no request of a known connection.
     pub fn random() -> Self {
-        Self(hex(rand::random::<u128>().max(1)))
+        Self(hex(rand::random::<u128>().max(1).to_be_bytes()))
     }
 
     /// The digits.
@@ -42,17 +45,33 @@ impl RequestId {
 
 /// What all requests of one client connection have in common.
 #[derive(Clone, Debug)]
-pub struct ClientConnection(String);
+pub struct ClientConnection {
+    id: [u8; OF_CONNECTION],
+    /// The client's address behind a blank.
+    client: String,
+}
 
 impl ClientConnection {
     /// A connection that was given a number, of the client at an address.
     pub fn new(number: u64, client: IpAddr) -> Self {
-        Self(format!(" {number:016x} {}", client.to_canonical()))
+        Self {
+            id: hex(number.to_be_bytes()),
+            client: format!(" {}", client.to_canonical()),
+        }
+    }
+
+    /// Makes the id of one of its requests.
+    pub fn request_id(&self) -> RequestId {
+        let mut id = [0; DIGITS];
+        let (of_connection, own) = id.split_at_mut(OF_CONNECTION);
+        of_connection.copy_from_slice(&self.id);
+        own.copy_from_slice(&random_digits());
+        RequestId(id)
     }
 
     /// Sets [`ORIGIN`] for one of its requests, whatever was there.
     pub fn set_origin(&self, headers: &mut HeaderMap, id: &RequestId) {
-        let value = [&id.0[..], self.0.as_bytes()].concat();
+        let value = [&id.0[..], self.client.as_bytes()].concat();
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(&ORIGIN, unrepeated(value));
         }
@@ -79,7 +98,7 @@ impl Origin {
 
     /// The id of the client's connection.
     pub fn connection(&self) -> &str {
-        self.rest().0
+        &self.id.as_str()[..OF_CONNECTION]
     }
 
     /// Writes out `X-Request-Id`, `Forwarded` (RFC 7239), and `traceparent` where the client's is not continued.
@@ -91,7 +110,7 @@ impl Origin {
         let mut text = BytesMut::with_capacity(self.value.len() + host.len() + OF_FORM);
         text.extend_from_slice(&self.id.0);
         insert(headers, &REQUEST_ID, text.split().freeze());
-        write_forwarded(&mut text, self.rest().1, host);
+        write_forwarded(&mut text, self.client(), host);
         insert(headers, &FORWARDED, text.split().freeze());
         if !headers.contains_key(&TRACEPARENT) {
             // A trace whose id is the request's, and whose first parent is the end of it.
@@ -101,10 +120,9 @@ impl Origin {
         }
     }
 
-    fn rest(&self) -> (&str, &str) {
+    fn client(&self) -> &str {
         let text = self.value.to_str().unwrap_or_default();
-        let rest = text.get(DIGITS + 1..).unwrap_or_default();
-        rest.split_once(' ').unwrap_or_default()
+        text.get(DIGITS + 1..).unwrap_or_default()
     }
 }
 
@@ -145,8 +163,7 @@ pub fn continue_trace(headers: &mut HeaderMap, present: Present) {
     };
     match continued {
         Some((trace, flags)) => {
-            let parent: [u8; DIGITS] = hex(u128::from(rand::random::<u64>().max(1)));
-            let value = trace_value(&trace, &parent[16..], flags);
+            let value = trace_value(&trace, &random_digits(), flags);
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 headers.insert(&TRACEPARENT, unrepeated(value));
             }
@@ -192,8 +209,13 @@ fn trace_of(value: &[u8]) -> Option<([u8; DIGITS], [u8; 2])> {
         .flatten()
 }
 
-fn hex(number: u128) -> [u8; DIGITS] {
-    let bytes = number.to_be_bytes();
+/// 64 random bits that are not all zero.
+fn random_digits() -> [u8; 16] {
+    hex(rand::random::<u64>().max(1).to_be_bytes())
+}
+
+/// The digits of bytes; `DIGITS` is twice `BYTES`.
+fn hex<const BYTES: usize, const DIGITS: usize>(bytes: [u8; BYTES]) -> [u8; DIGITS] {
     std::array::from_fn(|at| {
         let byte = bytes[at / 2];
         let digit = if at % 2 == 0 { byte >> 4 } else { byte & 0xf };

@@ -169,7 +169,9 @@ fn a_request_id_is_ours_always() {
 
 #[test]
 fn an_origin_says_what_the_gateway_put_into_it() {
-    let id = RequestId::random();
+    let connection = ClientConnection::new(7, [192, 0, 2, 7].into());
+    let id = connection.request_id();
+    assert_ne!(connection.request_id(), id);
     let said = origin(&id, "2001:db8::1");
     assert_eq!((said.id, said.connection()), (id, "0000000000000007"));
     for broken in ["", "x", &id.as_str()[1..], &format!("{}x", id.as_str())] {
