@@ -10,7 +10,7 @@ RUN rustup component add llvm-tools
 COPY Cargo.toml Cargo.lock ./
 COPY benches benches
 COPY src src
-COPY deploy/release deploy/train deploy/
+COPY deploy/by-profile deploy/release deploy/train deploy/
 RUN deploy/release
 
 FROM debian:bookworm-slim

@@ -160,4 +160,21 @@ mod tests {
         assert!(tasks.is_empty());
         assert!(!begun.load(Ordering::Relaxed), "it began after the abort");
     }
+
+    #[tokio::test]
+    async fn a_task_that_others_wake_goes_no_further_once_its_group_is_aborted() {
+        let tasks = Tasks::new();
+        let (words, mut heard) = mpsc::channel::<()>(1);
+        let went_on = Arc::<AtomicBool>::default();
+        let goes_on = Arc::clone(&went_on);
+        tasks.spawn_woken(async move {
+            heard.recv().await;
+            goes_on.store(true, Ordering::Relaxed);
+        });
+        yield_now().await;
+        tasks.abort();
+        drop(words);
+        tasks.join().await;
+        assert!(!went_on.load(Ordering::Relaxed));
+    }
 }

@@ -52,7 +52,8 @@ where
         long_poll: bool,
         mut held: Box<Held<B>>,
     ) -> Self {
-        if held.loan.as_ref().is_some_and(|loan| !loan.is_ended()) {
+        let of_request = |loan: &Loan<B>| !loan.is_ended() || held.lease.outflow().waits();
+        if held.loan.as_ref().is_some_and(of_request) {
             // The rest of the request goes on while the client takes nothing of the answer.
             held.lease.drive_apart();
         }
@@ -104,10 +105,7 @@ where
         drop(held.permit);
     }
 
-    fn poll_incoming(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         let mut incoming = Pin::new(&mut self.incoming);
         match &mut self.held {
             Some(held) => held

@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
+use tokio::task::coop;
 
 use super::Failure;
 use super::dial::Connection;
@@ -119,10 +120,15 @@ where
         if let Poll::Ready(found) = poll(&mut unheard) {
             return Poll::Ready(found);
         }
-        match self.drive(cx) {
-            true => poll(&mut unheard),
-            false => poll(cx),
+        if !self.drive(cx) {
+            return poll(cx);
         }
+        let polled = poll(&mut unheard);
+        if polled.is_pending() && !coop::has_budget_remaining() {
+            // It may be ready and say otherwise, since it is another task's turn.
+            cx.waker().wake_by_ref();
+        }
+        polled
     }
 
     /// Drives the connection as far as it goes at this moment; returns whether it goes on.

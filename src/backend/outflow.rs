@@ -53,6 +53,11 @@ impl Outflow {
         self.given.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Whether some of a body waits for its backend to take it.
+    pub(super) fn waits(&self) -> bool {
+        self.unsent() > 0
+    }
+
     fn unsent(&self) -> u64 {
         let given = self.given.load(Ordering::Relaxed);
         given.saturating_sub(self.written.load(Ordering::Relaxed))

@@ -185,7 +185,11 @@ where
             lease.retire();
         }
         // One that is in use although its age has come is looked at again a little later.
-        next.map(|since| (since + self.timeout).max(now + self.timeout / 10).min(now + LOOK))
+        next.map(|since| {
+            (since + self.timeout)
+                .max(now + self.timeout / 10)
+                .min(now + LOOK)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {

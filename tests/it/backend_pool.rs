@@ -132,6 +132,57 @@ async fn a_connection_that_nginx_closed_while_idle_is_noticed() {
     subject.finish().await;
 }
 
+#[tokio::test]
+async fn what_cannot_be_repeated_passes_a_connection_that_was_closed_a_moment_ago() {
+    let (closed, mut told) = mpsc::channel(9);
+    let server = Raw::start(move |_, mut wire| {
+        let closed = closed.clone();
+        async move {
+            if wire.head().await.is_some() {
+                wire.answer("x").await;
+            }
+            drop(wire);
+            closed.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let subject = Subject::new(settings(&server.url()));
+    let get = subject.send(request("GET", "/", "")).await;
+    assert_eq!(get.unwrap().body(), "x");
+    told.recv().await.unwrap();
+    // What happened to a socket is known once another is connected.
+    drop(TcpStream::connect(server.address).await.unwrap());
+    let post = subject.send(request("POST", "/", "")).await;
+    assert_eq!(post.unwrap().body(), "x");
+    assert_eq!(subject.dials(), 2);
+    subject.finish().await;
+}
+
+#[tokio::test]
+async fn a_request_goes_out_whole_behind_an_early_answer_of_which_nobody_reads_more() {
+    const LENGTH: usize = 32 << 20;
+    let (read, mut told) = mpsc::channel(1);
+    let server = Raw::start(move |_, mut wire| {
+        let read = read.clone();
+        async move {
+            wire.head().await.unwrap();
+            wire.say("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+                .await;
+            read.send(wire.body(LENGTH).await.len()).await.unwrap();
+            wire.say("done").await;
+        }
+    })
+    .await;
+    let subject = Subject::new(settings(&server.url()));
+    let post = request("POST", "/", vec![7; LENGTH]);
+    let answer = subject.backend.send(post, Terms::default()).await.unwrap();
+    let all = within(30 * SECOND, "the request", told.recv()).await;
+    assert_eq!(all, Some(LENGTH));
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "done");
+    subject.finish().await;
+}
+
 /// A server that answers the first request of its first connection and hangs up at the second, having read it.
 async fn hangs_up_once() -> Raw {
     Raw::start(|number, mut wire| async move {
