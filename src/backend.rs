@@ -141,8 +141,8 @@ where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    /// Builds a backend; nothing is dialled yet. Its connections are driven by tasks of `tasks`, and hold no more of the
-    /// bodies of requests than the `allowance`.
+    /// Builds a backend; nothing is dialled yet. Its connections are looked after by tasks of `tasks` while no request holds
+    /// them, and hold no more of the bodies of requests than the `allowance`.
     ///
     /// # Errors
     /// Every fault of the files that the settings point to, each beginning with its key.

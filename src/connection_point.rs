@@ -163,6 +163,7 @@ impl ConnectionPoint {
             shared.tunnels.join().await;
         }
         shared.drain.force();
+        shared.forward.close();
         shared.background.abort();
         shared.background.join().await;
     }

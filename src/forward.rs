@@ -72,8 +72,8 @@ struct Manner {
 }
 
 impl Forward {
-    /// Builds what a file publishes; nothing is dialled yet. Connections and watchers are tasks of `tasks`, and connections
-    /// hold no more of the bodies of requests than the `allowance`.
+    /// Builds what a file publishes; nothing is dialled yet. Watchers, and connections that no request holds, are tasks of
+    /// `tasks`, and connections hold no more of the bodies of requests than the `allowance`.
     ///
     /// # Errors
     /// Every fault of the files that the settings point to, each beginning with role and key.
@@ -109,6 +109,12 @@ impl Forward {
         self.0.table.store(Arc::new(table));
         self.0.publish();
         Ok(())
+    }
+
+    /// Publishes nothing any more, and closes the connections that are idle.
+    pub fn close(&self) {
+        self.0.table.store(Arc::default());
+        self.0.publish();
     }
 
     /// What can be served now, with its health.
@@ -162,9 +168,8 @@ impl Forward {
         loop {
             tokio::select! {
                 biased;
-                // Looked at first, an answer that is there costs no look at the stream.
-                answered = &mut answer => return Some(answered),
                 () = respond.reset() => return None,
+                answered = &mut answer => return Some(answered),
                 () = &mut lost => return Some(Err(refusal_of(no_memory()))),
                 () = heard(continued.as_deref()) => respond.send_continue(),
             }

@@ -95,7 +95,7 @@ impl Tasks {
         self.tracker.wait().await;
     }
 
-    /// Ends every task at its next await.
+    /// Ends every task at its next await, and those of [`Tasks::spawn_woken`] as soon as they are woken.
     pub fn abort(&self) {
         self.abort.is_called.store(true, Ordering::Release);
         self.abort.call.notify_waiters();

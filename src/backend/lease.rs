@@ -105,7 +105,9 @@ where
             asked: 0,
         })
     }
+}
 
+impl<B> Lease<B> {
     /// Drives the connection, and polls what comes out of it: `poll` is called before and after.
     pub(super) fn poll_driven<T>(
         &mut self,
@@ -131,11 +133,12 @@ where
         polled
     }
 
-    /// Drives the connection as far as it goes at this moment; returns whether it goes on.
+    /// Drives the connection, if that is the holder's part, as far as it goes at this moment; returns whether it goes on.
     fn drive(&mut self, cx: &mut Context<'_>) -> bool {
         let over = match &mut self.driver {
             Driver::Holder(driven) => driven.as_mut().poll(cx).is_ready(),
-            Driver::Task(_) | Driver::Nobody => return true,
+            Driver::Task(_) => return true,
+            Driver::Nobody => return false,
         };
         if over {
             self.driver = Driver::Nobody;
@@ -143,7 +146,8 @@ where
         !over
     }
 
-    /// Lets the connection be driven by a task of its own from here on: it goes on while nobody polls what comes out of it.
+    /// Lets the connection be driven by a task of its own as long as it lives: it goes on while nobody polls what comes out
+    /// of it.
     pub(super) fn drive_apart(&mut self) {
         let driven = match std::mem::replace(&mut self.driver, Driver::Nobody) {
             Driver::Holder(driven) => driven,

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,6 +23,8 @@ pub(super) struct Outflow {
     /// Bytes of bodies that hyper was given, and bytes that went out, heads among them.
     given: AtomicU64,
     written: AtomicU64,
+    /// Whether hyper was given some since it last had nothing left to be written.
+    waits: AtomicBool,
     held_up: HeldUp,
 }
 
@@ -33,6 +35,7 @@ impl Outflow {
             allowance,
             given: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
             held_up: HeldUp::default(),
         })
     }
@@ -50,12 +53,13 @@ impl Outflow {
 
     /// Notes that hyper was given so much of a body.
     pub(super) fn give(&self, bytes: usize) {
+        self.waits.store(true, Ordering::Relaxed);
         self.given.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Whether some of a body waits for its backend to take it.
     pub(super) fn waits(&self) -> bool {
-        self.unsent() > 0
+        self.waits.load(Ordering::Relaxed)
     }
 
     fn unsent(&self) -> u64 {
@@ -73,6 +77,7 @@ impl Outflow {
     fn flushed(&self) {
         let written = self.written.load(Ordering::Relaxed);
         self.given.store(written, Ordering::Relaxed);
+        self.waits.store(false, Ordering::Relaxed);
         self.held_up.go_on();
     }
 }

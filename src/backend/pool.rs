@@ -1,7 +1,7 @@
 //! The idle connections of one backend, and those that belong to one client connection each.
 //!
 //! The one given back last is taken first, so that the rest can age and go. A task sweeps while there is
-//! something to sweep, and only then.
+//! something to sweep, and only then: nobody else drives them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 
 use super::lease::Lease;
@@ -163,16 +165,27 @@ where
             let mut state = self.lock();
             let before = state.idle.len();
             state.idle.retain_mut(|(lease, _)| lease.look());
-            let closed = before - state.idle.len();
-            self.idle.dec_by(i64::try_from(closed).unwrap_or(i64::MAX));
             let old = |since: Instant| now.duration_since(since) >= self.timeout;
             let mut gone = Vec::new();
             while state.idle.front().is_some_and(|(_, since)| old(*since)) {
-                gone.extend(state.idle.pop_front());
+                gone.extend(state.idle.pop_front().map(|(lease, _)| lease));
             }
-            state
-                .pinned
-                .retain(|_, (slot, since)| Arc::strong_count(slot) > 1 || !old(*since));
+            let left = before - state.idle.len();
+            self.idle.dec_by(i64::try_from(left).unwrap_or(i64::MAX));
+            state.pinned.retain(|_, (slot, since)| {
+                // Whoever holds the place looks after its connection.
+                let Ok(mut place) = slot.try_lock() else {
+                    return true;
+                };
+                if place.as_mut().is_some_and(|lease| !lease.look()) {
+                    *place = None;
+                }
+                let stays = Arc::strong_count(slot) > 1 || !old(*since);
+                if !stays {
+                    gone.extend(place.take());
+                }
+                stays
+            });
             let ages = state.pinned.values().map(|(_, since)| *since);
             let first = ages
                 .chain(state.idle.front().map(|(_, since)| *since))
@@ -180,10 +193,7 @@ where
             state.sweeping = first.is_some();
             (gone, first)
         };
-        for (lease, _) in gone {
-            self.idle.dec();
-            lease.retire();
-        }
+        gone.into_iter().for_each(Lease::retire);
         // One that is in use although its age has come is looked at again a little later.
         next.map(|since| {
             (since + self.timeout)
@@ -202,6 +212,14 @@ impl<B> Drop for Pool<B> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         self.idle
             .dec_by(i64::try_from(state.idle.len()).unwrap_or(i64::MAX));
+        if Handle::try_current().is_err() {
+            // What ends with its runtime has no time for an orderly close.
+            return;
+        }
+        let idle = state.idle.drain(..).map(|(lease, _)| lease);
+        let pinned = state.pinned.drain();
+        idle.chain(pinned.filter_map(|(_, (slot, _))| slot.try_lock().ok()?.take()))
+            .for_each(Lease::retire);
     }
 }
 
@@ -213,7 +231,11 @@ impl<B> State<B> {
             .iter()
             .filter(|(_, (slot, _))| Arc::strong_count(slot) == 1);
         let oldest = unused.min_by_key(|(_, (_, since))| *since)?.0.clone();
-        self.pinned.remove(&oldest).map(drop)
+        let (slot, _) = self.pinned.remove(&oldest)?;
+        if let Some(lease) = slot.try_lock().ok()?.take() {
+            lease.retire();
+        }
+        Some(())
     }
 }
 
@@ -231,7 +253,8 @@ where
             () = tokio::time::sleep_until(next) => (),
         }
         let Some(pool) = pool.upgrade() else { return };
-        match pool.expire(Instant::now()) {
+        // What is looked at is no work of this task's own: there is no turn to be given to others in between.
+        match unconstrained(async { pool.expire(Instant::now()) }).await {
             Some(at) => next = at,
             None => return,
         }

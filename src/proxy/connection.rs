@@ -279,7 +279,9 @@ mod tests {
             }
         });
         let request = size(|(shared, peer, request)| request::answer(shared, peer, request));
-        let found = format!("driver {drive}, HTTP/1.1 {http1}, HTTP/2 {http2}, request {request}");
+        let found = format!(
+            "driver {drive}, HTTP/1.1 {http1}, HTTP/2 {http2}, place of a request {request}"
+        );
         assert!((100..1_100).contains(&drive), "{found}");
         assert!((1_500..2_500).contains(&http1), "{found}");
         assert!((1_500..4_000).contains(&http2), "{found}");

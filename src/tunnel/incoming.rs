@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -160,12 +160,8 @@ impl Respond {
         let mut way = self.way.take().ok_or(Reason::InternalError)?;
         let head = Response::from_parts(parts, ());
         let stream = way.send_response(head, empty).map_err(|error| {
-            let reset = way.poll_reset(&mut Context::from_waker(Waker::noop()));
             way.send_reset(h2::Reason::INTERNAL_ERROR);
-            match reset {
-                Poll::Ready(reset) => gone(reset),
-                Poll::Pending => lost(&error),
-            }
+            lost(&error)
         })?;
         Ok((!empty).then(|| Answer {
             stream,
@@ -185,11 +181,6 @@ impl Respond {
             && status != StatusCode::NO_CONTENT
             && status != StatusCode::NOT_MODIFIED
     }
-}
-
-/// What it means for an answer that its stream was reset, or is no more.
-fn gone(reset: Result<h2::Reason, h2::Error>) -> Reason {
-    reset.map_or_else(|error| lost(&error), |_| Reason::ClientGone)
 }
 
 /// What an error of HTTP/2 means for an answer.
@@ -227,7 +218,10 @@ where
         }
         // That nobody wants the answer any more is not told by what waits for more of it.
         match self.stream.poll_reset(cx) {
-            Poll::Ready(reset) => Poll::Ready(Err(gone(reset))),
+            Poll::Ready(reset) => {
+                let reason = reset.map_or_else(|error| lost(&error), |_| Reason::ClientGone);
+                Poll::Ready(Err(reason))
+            }
             Poll::Pending => sent,
         }
     }

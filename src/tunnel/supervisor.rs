@@ -103,7 +103,8 @@ impl Supervisor {
 
     /// Dials, serves and replaces tunnels until drained; to be called once.
     ///
-    /// `dial` gets one of the settings' addresses; each request is handed to `handle` in a task of `tasks`. When
+    /// `dial` gets one of the settings' addresses; each request is handed to `handle` in a task of `tasks`, which an abort of
+    /// theirs ends by way of the tunnel: it is to wait for the request's reset beside whatever it waits for. When
     /// `draining` begins, every tunnel says so, finishes its requests and closes; when it is forced, all close at once.
     /// Returns when every tunnel is closed.
     pub async fn run<D, DF, H, HF, IO>(

@@ -183,6 +183,29 @@ async fn a_request_goes_out_whole_behind_an_early_answer_of_which_nobody_reads_m
     subject.finish().await;
 }
 
+#[tokio::test]
+async fn a_connection_that_belongs_to_a_client_is_let_go_when_its_server_closes_it() {
+    let server = Raw::start(|_, mut wire| async move {
+        wire.head().await.unwrap();
+        wire.answer("x").await;
+    })
+    .await;
+    let subject = Subject::new(BackendSettings {
+        connection_auth: true,
+        idle_timeout: 3_600 * SECOND,
+        ..settings(&server.url())
+    });
+    let terms = Terms {
+        client: Some("a".to_owned()),
+        ..Terms::default()
+    };
+    let answer = subject.backend.send(request("GET", "/", ""), terms).await;
+    let body = answer.unwrap().into_body().collect().await.unwrap();
+    assert_eq!(body.to_bytes(), "x");
+    eventually("nothing is left open", async || subject.open() == 0).await;
+    subject.finish().await;
+}
+
 /// A server that answers the first request of its first connection and hangs up at the second, having read it.
 async fn hangs_up_once() -> Raw {
     Raw::start(|number, mut wire| async move {

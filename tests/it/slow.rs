@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -229,6 +230,36 @@ async fn an_upload_that_its_client_abandons_leaves_nothing_behind_a_backend_that
     // Over HTTP/2 its leaving is heard at once. Over HTTP/1.1 it stands behind the bytes that nobody takes: there the
     // backend's time ends it.
     abandoned("", "", &[true, false]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_its_upload_is_no_failure_of_the_backend_that_reads_it() {
+    let (world, _backends) = world().await;
+    let client = world.client("pc-1");
+    let byte = futures_util::stream::iter([std::io::Result::Ok(Frame::data(Bytes::from("x")))]);
+    let begun = byte.chain(futures_util::stream::pending());
+    let request = Request::put(mutual("CCM_Incoming/x"))
+        .body(BodyExt::boxed(StreamBody::new(begun)))
+        .unwrap();
+    let request = client.addressed(request);
+    let mut connection = client.connect_h2().await.unwrap();
+    let upload = spawn(async move {
+        let answer = connection.start(request).await;
+        drop((answer, connection));
+    });
+    let point = &world.connection_points[0];
+    eventually("the backend reads", async || {
+        point.metric("opencmg_backend_connections", "").await == 1.0
+    })
+    .await;
+    upload.abort();
+    eventually("the upload is over", async || {
+        point.metric("opencmg_tunnel_streams", "").await == 0.0
+    })
+    .await;
+    let failures = point.metric("opencmg_backend_failures_total", "").await;
+    assert_eq!(failures, 0.0);
+    world.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
