@@ -185,9 +185,15 @@ async fn a_request_goes_out_whole_behind_an_early_answer_of_which_nobody_reads_m
 
 #[tokio::test]
 async fn a_connection_that_belongs_to_a_client_is_let_go_when_its_server_closes_it() {
-    let server = Raw::start(|_, mut wire| async move {
-        wire.head().await.unwrap();
-        wire.answer("x").await;
+    let gate = Arc::new(Semaphore::new(0));
+    let held = gate.clone();
+    let server = Raw::start(move |_, mut wire| {
+        let held = held.clone();
+        async move {
+            wire.head().await.unwrap();
+            wire.answer("x").await;
+            held.acquire().await.unwrap().forget();
+        }
     })
     .await;
     let subject = Subject::new(BackendSettings {
@@ -202,6 +208,8 @@ async fn a_connection_that_belongs_to_a_client_is_let_go_when_its_server_closes_
     let answer = subject.backend.send(request("GET", "/", ""), terms).await;
     let body = answer.unwrap().into_body().collect().await.unwrap();
     assert_eq!(body.to_bytes(), "x");
+    assert_eq!(subject.open(), 1);
+    gate.add_permits(1);
     eventually("nothing is left open", async || subject.open() == 0).await;
     subject.finish().await;
 }
