@@ -52,8 +52,8 @@ where
         long_poll: bool,
         mut held: Box<Held<B>>,
     ) -> Self {
-        let of_request = |loan: &Loan<B>| !loan.is_ended() || held.lease.outflow().waits();
-        if held.loan.as_ref().is_some_and(of_request) {
+        let goes_out = |loan: &Loan<B>| !loan.is_ended() || held.lease.outflow().waits();
+        if held.loan.as_ref().is_some_and(goes_out) {
             // The rest of the request goes on while the client takes nothing of the answer.
             held.lease.drive_apart();
         }
@@ -90,7 +90,6 @@ where
     /// The answer has been read: the connection goes home if the request was sent whole, too.
     fn finish(&mut self) {
         let Some(held) = self.held.take() else { return };
-        let held = *held;
         let had_body = held.loan.is_some();
         let whole = held.loan.as_ref().is_none_or(Loan::is_ended);
         if !whole {

@@ -232,7 +232,10 @@ impl<B> State<B> {
             .filter(|(_, (slot, _))| Arc::strong_count(slot) == 1);
         let oldest = unused.min_by_key(|(_, (_, since))| *since)?.0.clone();
         let (slot, _) = self.pinned.remove(&oldest)?;
-        if let Some(lease) = slot.try_lock().ok()?.take() {
+        // Nobody else has the place, so that nobody holds it.
+        if let Ok(mut place) = slot.try_lock()
+            && let Some(lease) = place.take()
+        {
             lease.retire();
         }
         Some(())
@@ -253,7 +256,7 @@ where
             () = tokio::time::sleep_until(next) => (),
         }
         let Some(pool) = pool.upgrade() else { return };
-        // What is looked at is no work of this task's own: there is no turn to be given to others in between.
+        // A look beyond what a task may do in one turn would find every connection standing.
         match unconstrained(async { pool.expire(Instant::now()) }).await {
             Some(at) => next = at,
             None => return,
