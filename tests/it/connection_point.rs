@@ -11,7 +11,7 @@ use opencmg::connection_point::{
     ConnectionPoint, GatewaySettings, OutboundProxy, Settings, Step, Verdict, preflight,
 };
 use opencmg::forward::RoleSettings;
-use opencmg::metrics::Metrics;
+use opencmg::metrics::{ByRole, Metrics};
 use opencmg::pki::issue::{KeyAlgorithm, Leaf, Validity};
 use opencmg::role::{Kind, RoleId, endpoints_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -280,6 +280,31 @@ async fn roles_change_while_it_runs_and_a_bad_change_changes_nothing() {
     within(Duration::from_secs(10), "it drains", running)
         .await
         .unwrap();
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn its_idle_connections_end_with_it_whoever_has_its_handle() {
+    let (world, server) = world().await;
+    let settings = settings(&world, world.gateways[0].address, &server.url("http"));
+    let metrics = Metrics::new();
+    let connection_point = ConnectionPoint::build(settings, metrics.clone())
+        .await
+        .unwrap();
+    let handle = connection_point.handle();
+    let running = spawn(connection_point.run());
+    world.gateways[0].has_tunnels(1).await;
+    let answer = world.client("pc-1").get(&mutual("SMS_MP/x")).await;
+    assert_eq!(answer.body, "one");
+    let role = ByRole::new(RoleId::parse(MANAGEMENT_POINT).unwrap());
+    let open = || metrics.backend_connections.get_or_create(&role).get();
+    assert_eq!(open(), 1);
+    handle.drain();
+    within(Duration::from_secs(10), "it drains", running)
+        .await
+        .unwrap();
+    assert_eq!(open(), 0);
+    drop(handle);
     world.finish().await;
 }
 
