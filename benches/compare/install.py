@@ -73,7 +73,7 @@ def _find(venv):
 
 
 def build(root, profile, example):
-    """Builds opencmg with its load generator, and the bare chain; returns both paths.
+    """Builds opencmg with its load generator, and the bare chains; returns both paths.
 
     What is measured is built by itself, since the packages of tests and examples switch features of tokio on. The debug
     binaries are those of `cargo test`.

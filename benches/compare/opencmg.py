@@ -1,4 +1,4 @@
-"""The two chains of this repository: OpenCMG as it is shipped, and the bare chain of the same crates."""
+"""The chains of this repository: OpenCMG as it is shipped, and two bare chains of the same crates."""
 
 import os
 import signal
@@ -170,18 +170,26 @@ class OpenCmg(Candidate):
 
 
 class Bare(Candidate):
-    """The same crates, windows and tunnels without a feature."""
+    """The same crates, windows and tunnels without a feature: hyper on both sides, used as its documentation does."""
 
     name, title = "bare", "bare chain"
     post_quantum = True
     tunnels = 2
+    shape = ()
 
     def launch(self):
         tunnel = free_port()
         binary, env = self.world.settings.bare, workers(self.world)
         folder, tunnel, backend = self.world.pki.folder, f"127.0.0.1:{tunnel}", f"127.0.0.1:{self.world.backend.port}"
-        self.part("edge", [binary, "edge", folder, f"127.0.0.1:{self.port}", tunnel], env)
-        self.part("point", [binary, "point", folder, tunnel, backend, self.tunnels], env)
+        self.part("edge", [binary, *self.shape, "edge", folder, f"127.0.0.1:{self.port}", tunnel], env)
+        self.part("point", [binary, *self.shape, "point", folder, tunnel, backend, self.tunnels], env)
+
+
+class Stripped(Bare):
+    """The same without a feature in the shape of OpenCMG."""
+
+    name, title = "stripped", "stripped chain"
+    shape = ("stripped",)
 
 
 def workers(world):

@@ -51,10 +51,13 @@ class Verdicts:
         if ours is None or reference is None:
             return
         found = ours / reference if bar.reference else ours
-        verdict = "beyond" if bar.beyond and found <= bar.beyond else "met" if found <= bar.bar else "missed"
+        verdict = DASH
+        if bar.bar is not None:
+            verdict = "beyond" if bar.beyond and found <= bar.beyond else "met" if found <= bar.bar else "missed"
         times = f"× {bar.reference}" if bar.reference else unit
         beyond = f"≤ {bar.beyond:g}" if bar.beyond else DASH
-        self.lines.append([title, f"≤ {bar.bar:g} {times}".strip(), beyond, f"{found:.2f}", verdict])
+        limit = times if bar.bar is None else f"≤ {bar.bar:g} {times}".strip()
+        self.lines.append([title, limit, beyond, f"{found:.2f}", verdict])
 
 
 def verdicts(rounds):
@@ -66,7 +69,8 @@ def verdicts(rounds):
             out.add("p99 at " + row.title, row.name, P99, "p99_us")
     for row in ROWS:
         if row.figure == "cpu":
-            out.add("features: " + row.title, row.name, FEATURES)
+            for bar in FEATURES:
+                out.add("features: " + row.title, row.name, bar)
     return table(["expected", "bar", "beyond", "found", "verdict"], out.lines) if out.lines else ""
 
 
@@ -75,7 +79,7 @@ def best_peer(rounds, row):
     costs = {
         candidate.name: rounds.median(row, candidate.name)
         for candidate in rounds.candidates
-        if candidate.name not in ("opencmg", "bare") and candidate.name in rounds.figures.get(row, {})
+        if candidate.name not in ("opencmg", "bare", "stripped") and candidate.name in rounds.figures.get(row, {})
     }
     return min(costs.values(), default=None)
 

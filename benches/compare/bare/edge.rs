@@ -1,36 +1,28 @@
 //! The outer end: clients in, requests into tunnels.
 
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
-use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use opencmg::pieces::{ReadAhead, gather};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::body::{Received, Sending};
-use crate::late::late;
 use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, pki, prepare};
 
 /// The tunnels that are up, taken in turn.
 #[derive(Default)]
 struct Tunnels {
-    up: ArcSwap<Vec<SendRequest<Bytes>>>,
+    up: ArcSwap<Vec<SendRequest<Incoming>>>,
     turn: AtomicUsize,
 }
 
@@ -68,13 +60,12 @@ async fn take_tunnel(
     tcp: TcpStream,
 ) -> Result<(), Fault> {
     prepare(&tcp)?;
-    let (stream, push) = gather(acceptor.accept(ReadAhead::new(tcp)).await?);
-    let (sender, mut connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
+    let stream = TokioIo::new(acceptor.accept(tcp).await?);
+    let (sender, connection) = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_push(false)
+        .max_send_buf_size(SEND_BUFFER)
         .handshake(stream)
         .await?;
     tunnels.up.rcu(|up| {
@@ -83,12 +74,12 @@ async fn take_tunnel(
         up
     });
     drop(sender);
-    Ok(late(push, |cx| Pin::new(&mut connection).poll(cx)).await?)
+    Ok(connection.await?)
 }
 
 async fn serve(tunnels: &Tunnels, acceptor: &TlsAcceptor, tcp: TcpStream) -> Result<(), Fault> {
     prepare(&tcp)?;
-    let stream = TokioIo::new(acceptor.accept(ReadAhead::new(tcp)).await?);
+    let stream = TokioIo::new(acceptor.accept(tcp).await?);
     http1::Builder::new()
         .max_buf_size(BUFFER)
         .serve_connection(stream, service_fn(|request| forward(tunnels, request)))
@@ -99,35 +90,20 @@ async fn serve(tunnels: &Tunnels, acceptor: &TlsAcceptor, tcp: TcpStream) -> Res
 /// The path of a request.
 async fn forward(
     tunnels: &Tunnels,
-    request: Request<Incoming>,
-) -> Result<Response<Received>, Fault> {
-    let (mut head, body) = request.into_parts();
-    head.headers.remove(CONNECTION);
-    let host = head.headers.remove(HOST).ok_or("no Host")?;
-    let mut uri = std::mem::take(&mut head.uri).into_parts();
+    mut request: Request<Incoming>,
+) -> Result<Response<Incoming>, Fault> {
+    request.headers_mut().remove(CONNECTION);
+    let host = request.headers_mut().remove(HOST).ok_or("no Host")?;
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
     uri.scheme = Some(Scheme::HTTPS);
     uri.authority = Some(Authority::try_from(host.as_bytes())?);
-    head.uri = Uri::from_parts(uri)?;
-    head.version = Version::HTTP_2;
+    *request.uri_mut() = Uri::from_parts(uri)?;
+    *request.version_mut() = Version::HTTP_2;
     let mut sender = {
         let up = tunnels.up.load();
         let turn = tunnels.turn.fetch_add(1, Ordering::Relaxed);
         let at = turn.checked_rem(up.len()).ok_or("no tunnel")?;
         up[at].clone()
     };
-    let empty = body.is_end_stream();
-    let (mut response, stream) = sender.send_request(Request::from_parts(head, ()), empty)?;
-    let mut sending = (!empty).then(|| Sending::new(body, stream));
-    let response = poll_fn(|cx| {
-        if let Some(some) = &mut sending
-            && let Poll::Ready(_sent) = some.poll(cx)
-        {
-            sending = None;
-        }
-        Pin::new(&mut response).poll(cx)
-    })
-    .await?;
-    let (head, stream) = response.into_parts();
-    let body = Received::new(stream, &head.headers, sending);
-    Ok(Response::from_parts(head, body))
+    Ok(sender.send_request(request).await?)
 }

@@ -1,15 +1,15 @@
-//! The bare chain: the crates of OpenCMG in the shape of OpenCMG, without a feature.
+//! The bare chain: the crates of OpenCMG, with its windows, tunnels and allocator, without a feature; in two shapes.
 //!
 //! `edge` terminates TLS with client certificates and sends every request through a tunnel that `point` has dialled; `point` forwards to
-//! the backend. The runtime, the windows, the buffers, the pieces and the tasks are those of `opencmg::tunnel`, `opencmg::proxy` and
-//! `opencmg::forward`, with the same allocator, and must stay so: then the ratio of both is what routing, header rules, identity, limits, time-outs,
-//! metrics and refusals cost. Errors end a connection or reset a stream, and nobody is told.
+//! the backend. `bare edge` and `bare point` have hyper on both sides of each, used as its documentation does. `bare stripped …` are
+//! [`stripped`]. Errors end a connection or reset a stream, and nobody is told.
 
-mod body;
 mod edge;
-mod late;
 mod pki;
 mod point;
+mod stripped;
+
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -30,7 +30,10 @@ const SEND_BUFFER: usize = 256 << 10;
 const STREAMS: u32 = 16_384;
 const FIELD_TABLE: u32 = 64 << 10;
 
-const USAGE: &str = "usage: bare edge PKI LISTEN TUNNEL | bare point PKI TUNNEL BACKEND TUNNELS";
+/// How long after the end of a tunnel the next is dialled.
+const REDIAL: Duration = Duration::from_millis(50);
+
+const USAGE: &str = "usage: bare [stripped] edge PKI LISTEN TUNNEL | bare [stripped] point PKI TUNNEL BACKEND TUNNELS";
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -55,9 +58,16 @@ fn main() -> Result<(), Fault> {
             ["edge", pki, listen, tunnel] => {
                 edge::run(pki.as_ref(), listen.parse()?, tunnel.parse()?).await
             }
+            ["stripped", "edge", pki, listen, tunnel] => {
+                stripped::edge(pki.as_ref(), listen.parse()?, tunnel.parse()?).await
+            }
             ["point", pki, tunnel, backend, count] => {
                 let (tunnel, backend) = (tunnel.parse()?, backend.parse()?);
                 point::run(pki.as_ref(), tunnel, backend, count.parse()?).await
+            }
+            ["stripped", "point", pki, tunnel, backend, count] => {
+                let (tunnel, backend) = (tunnel.parse()?, backend.parse()?);
+                stripped::point(pki.as_ref(), tunnel, backend, count.parse()?).await
             }
             _ => Err(USAGE.into()),
         }

@@ -1,39 +1,40 @@
 //! The inner end: tunnels out, requests to the backend.
 
-use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::server::SendResponse;
-use http::header::HOST;
-use http::{HeaderValue, Request, Uri, Version};
-use http_body::Body as _;
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Response, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
-use opencmg::pieces::{ReadAhead, gather};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::body::{Received, Sending};
-use crate::late::late;
 use crate::{
-    CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki, prepare,
+    CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, REDIAL, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki,
+    prepare,
 };
-
-const REDIAL: Duration = Duration::from_millis(50);
 
 /// The backend and its idle connections; the one that was used last is taken first.
 struct Backend {
     address: SocketAddr,
     host: HeaderValue,
-    idle: Mutex<Vec<SendRequest<Received>>>,
+    idle: Mutex<Vec<SendRequest<Incoming>>>,
+}
+
+/// A body of the backend; its connection is idle once it has been read.
+struct Answered {
+    body: Incoming,
+    lent: Option<(Arc<Backend>, SendRequest<Incoming>)>,
 }
 
 /// Keeps the tunnels without end.
@@ -69,68 +70,72 @@ async fn serve(
     let tcp = TcpStream::connect(gateway).await?;
     prepare(&tcp)?;
     let stream = connector
-        .connect(ServerName::try_from(pki::HOST)?, ReadAhead::new(tcp))
+        .connect(ServerName::try_from(pki::HOST)?, tcp)
         .await?;
-    let (stream, push) = gather(stream);
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
+    let service = service_fn(|request| forward(Arc::clone(backend), request));
+    http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
-        .max_send_buffer_size(SEND_BUFFER)
+        .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(STREAMS)
         .header_table_size(FIELD_TABLE)
-        .handshake::<_, Bytes>(stream);
-    let mut handshake = pin!(handshake);
-    let mut connection = poll_fn(|cx| {
-        let polled = handshake.as_mut().poll(cx);
-        push.push(cx);
-        polled
-    })
-    .await?;
-    late(push, |cx| {
-        while let Some(accepted) = ready!(connection.poll_accept(cx)) {
-            let (request, respond) = accepted?;
-            let backend = Arc::clone(backend);
-            // A request that fails drops its stream, which resets it.
-            crate::spawn(async move { drop(forward(&backend, request, respond).await) });
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await
+        .serve_connection(TokioIo::new(stream), service)
+        .await?;
+    Ok(())
 }
 
 /// The path of a request.
 async fn forward(
-    backend: &Arc<Backend>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) -> Result<(), Fault> {
-    let (mut head, stream) = request.into_parts();
-    head.uri = Uri::from(head.uri.path_and_query().ok_or("no path")?.clone());
-    head.version = Version::HTTP_11;
-    head.headers.insert(HOST, backend.host.clone());
-    let body = Received::new(stream, &head.headers, None);
+    backend: Arc<Backend>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Answered>, Fault> {
+    let path = request.uri().path_and_query().ok_or("no path")?.clone();
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().insert(HOST, backend.host.clone());
     let mut sender = backend.take().await?;
-    let response = sender.send_request(Request::from_parts(head, body)).await?;
-    let (mut head, body) = response.into_parts();
-    head.headers.remove(http::header::CONNECTION);
-    head.version = Version::HTTP_2;
-    let empty = body.is_end_stream();
-    let stream = respond.send_response(http::Response::from_parts(head, ()), empty)?;
-    if !empty {
-        let mut sending = Sending::new(body, stream);
-        if !poll_fn(|cx| sending.poll(cx)).await {
-            return Ok(());
-        }
+    let mut response = sender.send_request(request).await?;
+    response.headers_mut().remove(CONNECTION);
+    *response.version_mut() = Version::HTTP_2;
+    let mut lent = Some((backend, sender));
+    if response.body().is_end_stream()
+        && let Some((backend, sender)) = lent.take()
+    {
+        backend.give(sender);
     }
-    backend.give(sender).await;
-    Ok(())
+    Ok(response.map(|body| Answered { body, lent }))
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let over = matches!(polled, Poll::Ready(None)) || self.body.is_end_stream();
+        if over && let Some((backend, sender)) = self.lent.take() {
+            backend.give(sender);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl Backend {
-    async fn take(&self) -> Result<SendRequest<Received>, Fault> {
-        while let Some(sender) = self.pop() {
-            if sender.is_ready() {
+    async fn take(&self) -> Result<SendRequest<Incoming>, Fault> {
+        while let Some(mut sender) = self.pop() {
+            if sender.ready().await.is_ok() {
                 return Ok(sender);
             }
         }
@@ -141,19 +146,17 @@ impl Backend {
         Ok(sender)
     }
 
-    fn pop(&self) -> Option<SendRequest<Received>> {
+    fn pop(&self) -> Option<SendRequest<Incoming>> {
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop()
     }
 
-    async fn give(&self, mut sender: SendRequest<Received>) {
-        if sender.is_ready() || sender.ready().await.is_ok() {
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(sender);
-        }
+    fn give(&self, sender: SendRequest<Incoming>) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
     }
 }
