@@ -42,6 +42,7 @@ use self::outflow::Outflow;
 use self::pool::{Home, Pool};
 use crate::allowance::Allowance;
 use crate::message::body::BodyError;
+use crate::message::headers::{Asked, Present};
 use crate::message::websocket;
 use crate::metrics::{ByReason, ByRole, Metrics};
 use crate::reason::Reason;
@@ -388,8 +389,12 @@ where
             return Err(Failure::new(Reason::BackendProtocol, detail));
         }
         head::check_status(head.status)?;
-        head::check_framing(&head.headers)?;
-        if !self.settings.connection_auth && connection_auth::strip_challenges(&mut head.headers) {
+        let present = Present::of(&head.headers);
+        head::check_framing(&head.headers, present)?;
+        if !self.settings.connection_auth
+            && present.has(Asked::WwwAuthenticate)
+            && connection_auth::strip_challenges(&mut head.headers)
+        {
             head.extensions.insert(NoChallengeLeft);
         }
         let timeout = self.settings.progress_timeout;

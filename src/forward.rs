@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use tokio::sync::{Notify, watch};
 
 use self::answer::AnswerBody;
@@ -25,7 +25,7 @@ use self::target::{Catalogue, Target};
 use self::told::Told;
 use crate::allowance::Allowance;
 use crate::backend::{Backend, Failure, OnContinue, Terms};
-use crate::message::headers::{self, Origin};
+use crate::message::headers::{self, Asked, Origin, Present};
 use crate::message::path;
 use crate::message::refusal::{Hop, Refusal};
 use crate::metrics::{EndpointMetrics, Metrics};
@@ -161,10 +161,11 @@ impl Forward {
         origin: Option<&Origin>,
         told: &mut Told,
     ) -> Option<Result<Response<AnswerBody>, Refusal>> {
-        let expects = request.headers().contains_key(header::EXPECT);
+        let present = Present::of(request.headers());
+        let expects = present.has(Asked::Expect);
         let continued = expects.then(Arc::<Notify>::default);
         let mut lost = pin!(request.body().lost());
-        let mut answer = pin!(self.forward(request, origin, continued.as_ref(), told));
+        let mut answer = pin!(self.forward(request, present, origin, continued.as_ref(), told));
         loop {
             tokio::select! {
                 biased;
@@ -190,6 +191,7 @@ impl Forward {
     async fn forward(
         &self,
         request: &mut Request<tunnel::Body>,
+        present: Present,
         origin: Option<&Origin>,
         continued: Option<&Arc<Notify>>,
         told: &mut Told,
@@ -213,7 +215,7 @@ impl Forward {
         };
         headers::strip_last_hop(request.headers_mut());
         if let Some(origin) = origin {
-            origin.write_out(request.headers_mut(), host_of(&uri));
+            origin.write_out(request.headers_mut(), host_of(&uri), present);
         }
         *request.uri_mut() = internal(backend.settings().url.prefix(), target.rest)?;
         let from_client =

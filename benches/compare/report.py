@@ -113,7 +113,7 @@ def where(settings):
     workers = f"{settings.workers} workers" if settings.workers else f"workers as shipped ({os.cpu_count()})"
     return (
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} × {model}, Linux {platform.release()}; clients, candidates and "
-        f"backend share the machine; opencmg and bare: {workers}, the others one; medians of {settings.rounds} "
+        f"backend share the machine; opencmg, bare and stripped: {workers}, the others one; medians of {settings.rounds} "
         f"interleaved rounds of {settings.seconds:g} s; load: {settings.tool}."
     )
 

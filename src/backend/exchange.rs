@@ -4,6 +4,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,15 +98,20 @@ where
     loop {
         let deadline = course.deadline(started);
         let next = earliest(held_until, deadline);
-        tokio::select! {
-            biased;
-            answer = poll_fn(|cx| lease.poll_driven(cx, |cx| answer.as_mut().poll(cx))) => {
-                return answer.map_err(|mut error| {
-                    let unsent = error.take_message();
-                    course.broken(unsent, &error.into_error())
-                });
+        let answered = poll_fn(|cx| {
+            if let Poll::Ready(answer) = lease.poll_driven(cx, |cx| answer.as_mut().poll(cx)) {
+                return Poll::Ready(Some(answer));
             }
-            () = sleep_until(next) => (),
+            match next {
+                Some(next) => lease.poll_until(next, cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        });
+        if let Some(answer) = answered.await {
+            return answer.map_err(|mut error| {
+                let unsent = error.take_message();
+                course.broken(unsent, &error.into_error())
+            });
         }
         let now = Instant::now();
         if held_until.is_some_and(|until| until <= now) {
@@ -205,11 +211,4 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }

@@ -1,9 +1,10 @@
 //! What the head of a request to a backend must look like.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::{Failure, connection_auth};
+use crate::message::headers::{Asked, Present};
 use crate::reason::Reason;
 
 /// Sets what belongs to this hop; takes out credentials that would authenticate a shared connection.
@@ -15,11 +16,12 @@ pub(super) fn prepare(
 ) {
     head.version = Version::HTTP_11;
     let headers = &mut head.headers;
+    let present = Present::of(headers);
     headers.insert(HOST, host.clone());
-    if !connection_auth {
+    if !connection_auth && present.has(Asked::Authorization) {
         connection_auth::strip_credentials(headers);
     }
-    if headers.contains_key(TE) {
+    if present.has(Asked::Te) {
         // RFC 9110 §10.1.4: TE belongs to the connection.
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
     }
@@ -28,7 +30,7 @@ pub(super) fn prepare(
     if !has_body && !never.contains(&head.method) && !headers.contains_key(CONTENT_LENGTH) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
-    if !has_body {
+    if !has_body && present.has(Asked::Expect) {
         headers.remove(EXPECT);
     }
 }
@@ -67,13 +69,16 @@ pub(super) fn check_status(status: StatusCode) -> Result<(), Failure> {
 }
 
 /// Judges what an answer says of where its body ends. The parser takes the first of two truths and hands the other on,
-/// and loses a coding other than `chunked`; who is behind us must have one truth and all of the content.
+/// and loses a coding other than `chunked`; who is behind us must have one truth and all of the content. `present` is what
+/// the head has.
 ///
 /// # Errors
 /// [`Reason::BackendProtocol`] if `Transfer-Encoding` is anything but one `chunked` (RFC 9112 §6.1), stands beside
 /// `Content-Length` (§6.3, which takes it for an attack), or `Content-Length` is not one number.
-pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Failure> {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+pub(super) fn check_framing(headers: &HeaderMap, present: Present) -> Result<(), Failure> {
+    let coded = present.has(Asked::TransferEncoding);
+    let codings = coded.then(|| headers.get_all(TRANSFER_ENCODING).iter());
+    let mut codings = codings.into_iter().flatten();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let (coding, length) = (codings.next(), lengths.next());
     let is_number = |value: &HeaderValue| value.as_bytes().iter().all(u8::is_ascii_digit);

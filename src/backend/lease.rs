@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 use tokio::task::coop;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Failure;
 use super::dial::Connection;
@@ -42,6 +43,8 @@ pub(super) struct Lease<B> {
     driver: Driver,
     outflow: Arc<Outflow>,
     tasks: Tasks,
+    /// What requests wait for at most, one after the other.
+    timer: Option<Pin<Box<Sleep>>>,
     used: bool,
     asked: u64,
 }
@@ -101,6 +104,7 @@ where
             driver: Driver::Holder(driven),
             outflow,
             tasks: tasks.clone(),
+            timer: None,
             used: false,
             asked: 0,
         })
@@ -144,6 +148,22 @@ impl<B> Lease<B> {
             self.driver = Driver::Nobody;
         }
         !over
+    }
+
+    /// Ready at a time, and not before. What one request waits for is mostly later than what the one before it did: the timer
+    /// goes off early now and then, and is set then, which costs less than to set it for each.
+    pub(super) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let set = || Box::pin(sleep_until(at));
+        let timer = self.timer.get_or_insert_with(set);
+        if timer.deadline() > at {
+            timer.as_mut().reset(at);
+        }
+        ready!(timer.as_mut().poll(cx));
+        if timer.deadline() == at {
+            return Poll::Ready(());
+        }
+        timer.as_mut().reset(at);
+        timer.as_mut().poll(cx)
     }
 
     /// Lets the connection be driven by a task of its own as long as it lives: it goes on while nobody polls what comes out

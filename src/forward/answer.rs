@@ -14,7 +14,7 @@ use super::location::Place;
 use super::websocket::Switched;
 use crate::backend::{self, NoChallengeLeft};
 use crate::message::body::BodyError;
-use crate::message::headers;
+use crate::message::headers::{self, Asked, Present};
 use crate::message::refusal::{Refusal, phrase_of_backend};
 use crate::reason::Reason;
 use crate::tunnel;
@@ -65,9 +65,12 @@ impl Body for AnswerBody {
 }
 
 /// Fields that hold a URL of the backend besides `Location`.
-const URLS: [HeaderName; 2] = [
-    header::CONTENT_LOCATION,
-    HeaderName::from_static("bits-reply-url"),
+const URLS: [(Asked, HeaderName); 2] = [
+    (Asked::ContentLocation, header::CONTENT_LOCATION),
+    (
+        Asked::BitsReplyUrl,
+        HeaderName::from_static("bits-reply-url"),
+    ),
 ];
 
 /// Makes a backend's head fit to leave: its URLs mapped, our fields set, those of the connection removed. Returns the
@@ -80,9 +83,14 @@ pub(super) fn clean(
     place: &Place<'_>,
 ) -> Result<Option<Reason>, Refusal> {
     headers::strip_backend(&mut head.headers);
-    map_location(head, place)?;
-    for name in URLS {
-        map_url(&mut head.headers, &name, place);
+    let present = Present::of(&head.headers);
+    if present.has(Asked::Location) {
+        map_location(head, place)?;
+    }
+    for (asked, name) in URLS {
+        if present.has(asked) {
+            map_url(&mut head.headers, &name, place);
+        }
     }
     let phrase = head.extensions.remove::<ReasonPhrase>();
     let status = head.status;

@@ -6,6 +6,7 @@
 mod from_clients;
 mod origin;
 mod present;
+mod suspects;
 mod trailers;
 
 use std::borrow::Cow;
@@ -44,21 +45,22 @@ pub static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// Whether a name is of a field of one connection (RFC 9110 §7.6.1; `Close` is kept for it, §18.4), besides those that
 /// `Connection` nominates, or of one that speaks to the next proxy.
 fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "close"
-            | "connection"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "proxy-authorization"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-    )
+    HOP_BY_HOP.contains(&name)
 }
+
+const HOP_BY_HOP: &[&str] = &[
+    "close",
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Fields that a `Connection` field cannot nominate: the message would mean something else without them.
 const NEVER_NOMINATED: &[&str] = &[
@@ -148,7 +150,9 @@ pub fn has_our_own(headers: &HeaderMap) -> bool {
 /// A length in another spelling than its own frames nothing here, and goes as well.
 fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
     // Mostly there is nothing, and one look at each name finds that out.
-    let names = headers.keys();
+    let names = headers
+        .keys()
+        .filter(|name| suspects::contain(name.as_str()));
     let unwanted = |name: &&HeaderName| match dashed(name.as_str()) {
         Cow::Borrowed(name) => unwelcome(name),
         Cow::Owned(name) => name == "content-length" || unwelcome(&name),

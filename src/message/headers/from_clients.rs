@@ -5,7 +5,7 @@
 //! changes the method would also pass by the methods that an endpoint allows.
 
 /// In lower case, with `-` for all that is neither letter nor digit; a trailing `*` stands for any ending, also for none.
-const NAMES: &[&str] = &[
+pub(super) const NAMES: &[&str] = &[
     "cf-*", // Cloudflare: address, country, user and certificate of the client
     "client-cert*",
     "client-ip",

@@ -103,8 +103,9 @@ impl Origin {
 
     /// Writes out `X-Request-Id`, `Forwarded` (RFC 7239), and `traceparent` where the client's is not continued.
     ///
-    /// `host` is an authority that was checked already: host name or address, with or without a port.
-    pub fn write_out(&self, headers: &mut HeaderMap, host: &str) {
+    /// `host` is an authority that was checked already: host name or address, with or without a port; `present` is what the
+    /// head has.
+    pub fn write_out(&self, headers: &mut HeaderMap, host: &str, present: Present) {
         headers.reserve(3);
         // One piece of memory for all: a head that is kept for a second try shares it.
         let mut text = BytesMut::with_capacity(self.value.len() + host.len() + OF_FORM);
@@ -112,7 +113,7 @@ impl Origin {
         insert(headers, &REQUEST_ID, text.split().freeze());
         write_forwarded(&mut text, self.client(), host);
         insert(headers, &FORWARDED, text.split().freeze());
-        if !headers.contains_key(&TRACEPARENT) {
+        if !present.has(Asked::Traceparent) {
             // A trace whose id is the request's, and whose first parent is the end of it.
             let trace = trace_value(&self.id.0, &self.id.0[16..], *b"00");
             text.extend_from_slice(&trace);

@@ -93,7 +93,11 @@ fn a_connection_field_cannot_nominate_what_the_message_depends_on() {
     assert_eq!(stripped(&all), map(&fields));
 
     let mut headers = map(&[("connection", "X-Request-Id, x_request_id")]);
-    origin(&RequestId::random(), "192.0.2.7").write_out(&mut headers, "gw");
+    write_out(
+        &origin(&RequestId::random(), "192.0.2.7"),
+        &mut headers,
+        "gw",
+    );
     strip(&mut headers, is_hop_by_hop);
     assert!(headers.contains_key("x-request-id"));
 }
@@ -156,11 +160,16 @@ fn origin(id: &RequestId, client: &str) -> Origin {
     Origin::take(&mut headers).unwrap()
 }
 
+fn write_out(origin: &Origin, headers: &mut HeaderMap, host: &str) {
+    let present = Present::of(headers);
+    origin.write_out(headers, host, present);
+}
+
 #[test]
 fn a_request_id_is_ours_always() {
     let mut headers = map(&[("x-request-id", "theirs")]);
     let id = RequestId::random();
-    origin(&id, "192.0.2.7").write_out(&mut headers, "gw");
+    write_out(&origin(&id, "192.0.2.7"), &mut headers, "gw");
     assert_eq!(headers["x-request-id"], id.as_str());
     assert_eq!(id.as_str().len(), 32);
     assert!(id.as_str().bytes().all(|b| b.is_ascii_hexdigit()));
@@ -180,9 +189,7 @@ fn an_origin_says_what_the_gateway_put_into_it() {
     }
     let mut headers = HeaderMap::new();
     let mut short = map(&[("opencmg-origin", &format!("{} 7", id.as_str()))]);
-    Origin::take(&mut short)
-        .unwrap()
-        .write_out(&mut headers, "gw");
+    write_out(&Origin::take(&mut short).unwrap(), &mut headers, "gw");
     assert_eq!(headers["x-request-id"], id.as_str());
 }
 
@@ -196,7 +203,11 @@ fn a_valid_traceparent_is_continued_under_a_new_parent() {
         let mut headers = map(&[("traceparent", &sent), ("tracestate", "v=1")]);
         let present = Present::of(&headers);
         continue_trace(&mut headers, present);
-        origin(&RequestId::random(), "192.0.2.7").write_out(&mut headers, "gw");
+        write_out(
+            &origin(&RequestId::random(), "192.0.2.7"),
+            &mut headers,
+            "gw",
+        );
         let value = headers["traceparent"].to_str().unwrap();
         assert_eq!(value.len(), 55);
         assert!(value.starts_with(&format!("00-{trace}-")), "{value}");
@@ -228,7 +239,7 @@ fn a_missing_or_invalid_traceparent_begins_a_new_trace() {
         }
         let present = Present::of(&headers);
         continue_trace(&mut headers, present);
-        origin(&id, "192.0.2.7").write_out(&mut headers, "gw");
+        write_out(&origin(&id, "192.0.2.7"), &mut headers, "gw");
         let (trace, parent) = (id.as_str(), &id.as_str()[16..]);
         assert_eq!(headers["traceparent"], format!("00-{trace}-{parent}-00"));
         assert_eq!(headers.get_all("traceparent").iter().count(), 1);
@@ -256,7 +267,7 @@ fn forwarded_tells_what_we_saw() {
         ),
     ] {
         let mut headers = map(&[("forwarded", "for=theirs")]);
-        origin(&RequestId::random(), client).write_out(&mut headers, host);
+        write_out(&origin(&RequestId::random(), client), &mut headers, host);
         assert_eq!(headers["forwarded"], expected);
     }
 }
