@@ -32,7 +32,7 @@
 //!
 //! | rank | modules | holds |
 //! |---|---|---|
-//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`], [`frames`], [`allowance`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces; budgets of HTTP/2 frames; what one body may hold |
+//! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`], [`frames`], [`allowance`], [`timer`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces; budgets of HTTP/2 frames; what one body may hold; a timer for many waits |
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
 //! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
 //! | 3 | [`pki`], [`message`], [`fetch`] | certificates, CRLs and paths; header, path and body rules, refusals; outbound HTTP with limits |
@@ -97,6 +97,7 @@ pub mod routing;
 pub mod service;
 pub mod settings;
 pub mod tasks;
+pub mod timer;
 pub mod tls;
 pub mod tunnel;
 pub mod units;

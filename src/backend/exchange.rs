@@ -103,7 +103,7 @@ where
                 return Poll::Ready(Some(answer));
             }
             match next {
-                Some(next) => lease.poll_until(next, cx).map(|()| None),
+                Some(next) => lease.timer().poll_until(next, cx).map(|()| None),
                 None => Poll::Pending,
             }
         });

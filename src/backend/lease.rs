@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,6 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 use tokio::task::coop;
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Failure;
 use super::dial::Connection;
@@ -26,6 +25,7 @@ use super::outflow::{FULL, Outflow, Watched};
 use crate::message::body::BodyError;
 use crate::reason::Reason;
 use crate::tasks::Tasks;
+use crate::timer::Timer;
 
 /// The largest head of an answer: four times what IIS and nginx send at most by default.
 const ANSWER_HEAD_LIMIT: usize = 64 << 10;
@@ -44,7 +44,7 @@ pub(super) struct Lease<B> {
     outflow: Arc<Outflow>,
     tasks: Tasks,
     /// What requests wait for at most, one after the other.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     used: bool,
     asked: u64,
 }
@@ -104,7 +104,7 @@ where
             driver: Driver::Holder(driven),
             outflow,
             tasks: tasks.clone(),
-            timer: None,
+            timer: Timer::default(),
             used: false,
             asked: 0,
         })
@@ -150,20 +150,9 @@ impl<B> Lease<B> {
         !over
     }
 
-    /// Ready at a time, and not before. What one request waits for is mostly later than what the one before it did: the timer
-    /// goes off early now and then, and is set then, which costs less than to set it for each.
-    pub(super) fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let set = || Box::pin(sleep_until(at));
-        let timer = self.timer.get_or_insert_with(set);
-        if timer.deadline() > at {
-            timer.as_mut().reset(at);
-        }
-        ready!(timer.as_mut().poll(cx));
-        if timer.deadline() == at {
-            return Poll::Ready(());
-        }
-        timer.as_mut().reset(at);
-        timer.as_mut().poll(cx)
+    /// The timer of whatever is waited for.
+    pub(super) fn timer(&mut self) -> &mut Timer {
+        &mut self.timer
     }
 
     /// Lets the connection be driven by a task of its own as long as it lives: it goes on while nobody polls what comes out

@@ -3,7 +3,6 @@
 //! A body is never collected here; every wrapper hands on what it was given, frame by frame, with its trailers.
 
 use std::fmt;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,10 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::headers::strip_trailers;
 use crate::reason::Reason;
+use crate::timer::Timer;
 
 /// Why a body ended before its end.
 #[derive(Clone, Debug)]
@@ -229,8 +229,7 @@ pub struct Patience {
     pace: Pace,
     left: Duration,
     waiting_since: Option<Instant>,
-    // Armed at the first wait; a timer that fires early is armed anew, which costs less than moving it at every frame.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl Patience {
@@ -240,7 +239,7 @@ impl Patience {
             pace,
             left: pace.grace,
             waiting_since: None,
-            timer: None,
+            timer: Timer::default(),
         }
     }
 
@@ -260,18 +259,6 @@ impl Patience {
     pub fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let deadline = since + self.left;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        loop {
-            if timer.deadline() > deadline {
-                timer.as_mut().reset(deadline);
-            }
-            ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(deadline);
-        }
+        self.timer.poll_until(deadline, cx)
     }
 }

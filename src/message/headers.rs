@@ -79,7 +79,7 @@ const NEVER_NOMINATED: &[&str] = &[
 /// §8.2.3). `TE: trailers` is kept; returns whether that is there. `present` is what the head has.
 pub fn strip_request(headers: &mut HeaderMap, present: Present) -> bool {
     let trailers = present.has(Asked::Te) && trailers::are_wanted(headers);
-    strip(headers, |name| {
+    strip(headers, suspects::contain, |name| {
         is_hop_by_hop(name) || from_clients::contains(name)
     });
     if trailers {
@@ -94,7 +94,7 @@ pub fn strip_request(headers: &mut HeaderMap, present: Present) -> bool {
 /// Takes out of a backend's answer what must not pass: fields of the connection, and those by which we speak ourselves
 /// (`opencmg-*`, `Proxy-Status`, `X-Request-Id`).
 pub fn strip_backend(headers: &mut HeaderMap) {
-    strip(headers, |name| {
+    strip(headers, suspects::contain, |name| {
         is_hop_by_hop(name) || is_our_own(name) || is_our_word(name)
     });
 }
@@ -111,7 +111,7 @@ pub struct Passing {
 /// Takes out of an answer that came through a tunnel what must not pass to a client: fields of the connection,
 /// `opencmg-*`, and what does not pass this time.
 pub fn strip_response(headers: &mut HeaderMap, passing: Passing) {
-    strip(headers, |name| {
+    strip(headers, suspects::contain, |name| {
         is_hop_by_hop(name)
             || is_our_own(name)
             || (!passing.our_word && is_our_word(name))
@@ -122,7 +122,7 @@ pub fn strip_response(headers: &mut HeaderMap, passing: Passing) {
 /// Takes out of a request what was meant for this hop, on its way to a backend: fields of the connection and `opencmg-*`,
 /// but for the marks by which loops are found. `TE` is kept as it is.
 pub fn strip_last_hop(headers: &mut HeaderMap) {
-    strip(headers, |name| {
+    strip(headers, suspects::contain, |name| {
         let kept = name == header::TE.as_str() || name == SERVICE.as_str();
         !kept && (is_hop_by_hop(name) || is_our_own(name))
     });
@@ -147,12 +147,15 @@ pub fn has_our_own(headers: &HeaderMap) -> bool {
 }
 
 /// Takes out what is unwelcome, in every spelling, with what a `Connection` field that goes nominates (RFC 9110 §7.6.1).
-/// A length in another spelling than its own frames nothing here, and goes as well.
-fn strip(headers: &mut HeaderMap, unwelcome: impl Fn(&str) -> bool) {
+/// A length in another spelling than its own frames nothing here, and goes as well. Only names that are suspect, as they
+/// are written, are looked at closely.
+fn strip(
+    headers: &mut HeaderMap,
+    suspect: impl Fn(&str) -> bool,
+    unwelcome: impl Fn(&str) -> bool,
+) {
     // Mostly there is nothing, and one look at each name finds that out.
-    let names = headers
-        .keys()
-        .filter(|name| suspects::contain(name.as_str()));
+    let names = headers.keys().filter(|name| suspect(name.as_str()));
     let unwanted = |name: &&HeaderName| match dashed(name.as_str()) {
         Cow::Borrowed(name) => unwelcome(name),
         Cow::Owned(name) => name == "content-length" || unwelcome(&name),

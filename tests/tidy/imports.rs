@@ -14,6 +14,7 @@ const RANKS: &[&[&str]] = &[
         "pieces",
         "frames",
         "allowance",
+        "timer",
     ],
     &["settings"],
     &["role", "metrics", "logging", "process"],
@@ -36,7 +37,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("alerts", "metrics pki"),
     (
         "backend",
-        "allowance message metrics pki reason role settings tasks",
+        "allowance message metrics pki reason role settings tasks timer",
     ),
     (
         "cli",
@@ -67,7 +68,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ),
     ("load", "tasks tls"),
     ("logging", "reason settings"),
-    ("message", "reason role"),
+    ("message", "reason role timer"),
     ("metrics", "reason"),
     ("pki", "reason settings units"),
     (

@@ -1,8 +1,9 @@
-//! Names that may have to go, told by their first two letters: of a message's few do, and only those are looked at closely.
+//! Names that may have to go from a head, told by their first two letters: few of a message do, and only those are looked at
+//! closely.
 
 use super::{HOP_BY_HOP, from_clients};
 
-/// What is compared besides the two lists.
+/// What [`super::strip`] compares for a head besides the two lists.
 const OTHERS: &[&str] = &["content-length", "opencmg-", "trailer", "x-request-id"];
 
 /// For each first letter the second letters that a list has after it, a bit for each.

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use opencmg::drain::Drain;
 use opencmg::gateway::{Addresses, Definition, Gateway, Handle, Settings};
 use opencmg::message::body::BodyError;
-use opencmg::message::headers::{CertificateFields, Origin};
+use opencmg::message::headers::{CertificateFields, Origin, Present};
 use opencmg::metrics::Metrics;
 use opencmg::pki::issue::{
     Authority, Key, KeyAlgorithm, Leaf, RevocationList, Validity, certificates_to_pem,
@@ -418,7 +418,8 @@ pub async fn echo(incoming: Incoming) {
     let (mut head, received) = incoming.request.into_parts();
     let host = head.uri.authority().unwrap().as_str();
     let origin = Origin::take(&mut head.headers).unwrap();
-    origin.write_out(&mut head.headers, host);
+    let present = Present::of(&head.headers);
+    origin.write_out(&mut head.headers, host, present);
     let mut respond = incoming.respond;
     if head.headers.contains_key("expect") {
         respond.send_continue();
