@@ -8,7 +8,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// Goes off at the time that is asked for last.
 ///
 /// What is waited for is mostly later than what was waited for before it. So the timer is left as it was set, goes off too
-/// early now and then, and is set anew then: that costs less than to set it for each.
+/// early now and then, and is set anew then: that costs less than to set it for each. Until it goes off it holds the waker of
+/// whoever polled it last.
 #[derive(Debug, Default)]
 pub struct Timer(Option<Pin<Box<Sleep>>>);
 

@@ -80,5 +80,5 @@ ROWS = (
 )
 # The tail of the first row against the same reference.
 P99 = Bar("nginx-two-hop", 1.0, 0.8)
-# What all features together may cost, in the rows that the bare chain serves; and what they cost of a chain that has our own shape, too.
-FEATURES = (Bar("bare", 1.10), Bar("stripped"))
+# What everything together may cost beside the bare chain; and beside the stripped one, from which it differs in features alone.
+EVERYTHING = (Bar("bare", 1.10), Bar("stripped"))

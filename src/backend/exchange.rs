@@ -98,7 +98,7 @@ where
     loop {
         let deadline = course.deadline(started);
         let next = earliest(held_until, deadline);
-        let answered = poll_fn(|cx| {
+        let answer_in_time = poll_fn(|cx| {
             if let Poll::Ready(answer) = lease.poll_driven(cx, |cx| answer.as_mut().poll(cx)) {
                 return Poll::Ready(Some(answer));
             }
@@ -107,7 +107,7 @@ where
                 None => Poll::Pending,
             }
         });
-        if let Some(answer) = answered.await {
+        if let Some(answer) = answer_in_time.await {
             return answer.map_err(|mut error| {
                 let unsent = error.take_message();
                 course.broken(unsent, &error.into_error())

@@ -161,6 +161,13 @@ fn strip(
         Cow::Owned(name) => name == "content-length" || unwelcome(&name),
     };
     let unwanted: Vec<HeaderName> = names.filter(unwanted).cloned().collect();
+    debug_assert!(
+        headers
+            .keys()
+            .map(HeaderName::as_str)
+            .all(|name| suspect(name) || !unwelcome(&dashed(name))),
+        "an unwelcome name is not suspect: {headers:?}"
+    );
     if unwanted.contains(&header::CONNECTION) && nominates(headers) {
         for name in nominated(headers) {
             headers.remove(name);

@@ -1,4 +1,4 @@
-//! The bare chain: the crates of OpenCMG, with its windows, tunnels and allocator, without a feature; in two shapes.
+//! Bare chains: the crates of OpenCMG, with its windows, tunnels and allocator, without a feature; in two shapes.
 //!
 //! `edge` terminates TLS with client certificates and sends every request through a tunnel that `point` has dialled; `point` forwards to
 //! the backend. `bare edge` and `bare point` have hyper on both sides of each, used as its documentation does. `bare stripped …` are

@@ -33,10 +33,15 @@ pub enum Asked {
     WwwAuthenticate,
 }
 
-/// What a head has of the fields that are [`Asked`] for. It belongs to that head as it came: what is looked at later, and
-/// not there, is not looked for.
+/// What a head has of the fields that are [`Asked`] for. It holds as long as nothing puts one of them in: what is not there is
+/// not looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Present(u16);
+
+const _: () = assert!(
+    (Asked::WwwAuthenticate as u32) < u16::BITS,
+    "a bit for each"
+);
 
 impl Present {
     /// Looks at every name.

@@ -26,6 +26,8 @@ const SECONDS: [u32; 26] = {
 /// The bit of a second letter. Digits share one, as do all bytes that stand for `-`.
 const fn second(byte: u8) -> u32 {
     match byte {
+        // In a list it stands for any letter.
+        b'*' => u32::MAX,
         b'a'..=b'z' => 1 << (byte - b'a'),
         b'0'..=b'9' => 1 << 26,
         _ => 1 << 27,
@@ -45,8 +47,9 @@ pub(super) fn contain(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    // That no name is forgotten here is asserted where names are compared.
     #[test]
-    fn every_name_that_is_compared_is_suspect_in_every_spelling() {
+    fn every_name_of_the_lists_is_suspect_in_every_spelling() {
         for name in [HOP_BY_HOP, from_clients::NAMES, OTHERS].concat() {
             for dash in ["-", "_", ".", "~", "!"] {
                 let name = name.replace('-', dash);

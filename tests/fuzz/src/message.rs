@@ -150,7 +150,8 @@ pub fn fields(bytes: &[u8]) {
         let client = headers::ClientConnection::new(7, [192, 0, 2, 1].into());
         client.set_origin(&mut fields, &headers::RequestId::random());
         let origin = headers::Origin::take(&mut fields).expect("it was just set");
-        origin.write_out(&mut fields, host.as_str());
+        let present = headers::Present::of(&fields);
+        origin.write_out(&mut fields, host.as_str(), present);
         let forwarded = &fields["forwarded"];
         let text = forwarded.to_str().expect("visible ASCII");
         let inner = text.strip_prefix("for=192.0.2.1;host=\"");
