@@ -14,10 +14,11 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, pki, prepare};
+use crate::ends::listen;
+use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW};
 
 /// The tunnels that are up, taken in turn.
 #[derive(Default)]
@@ -29,37 +30,17 @@ struct Tunnels {
 /// Serves clients and tunnels without end.
 pub(crate) async fn run(
     folder: &Path,
-    listen: SocketAddr,
-    tunnel: SocketAddr,
+    clients: SocketAddr,
+    tunnels: SocketAddr,
 ) -> Result<(), Fault> {
-    let tunnels = Arc::new(Tunnels::default());
-    let (clients, dialled) = (
-        TcpListener::bind(listen).await?,
-        TcpListener::bind(tunnel).await?,
-    );
-    let for_tunnels = TlsAcceptor::from(Arc::new(pki::server(folder, false)?));
-    let for_clients = TlsAcceptor::from(Arc::new(pki::server(folder, true)?));
-    let filled = Arc::clone(&tunnels);
-    crate::spawn(async move {
-        while let Ok((tcp, _)) = dialled.accept().await {
-            let (tunnels, acceptor) = (Arc::clone(&filled), for_tunnels.clone());
-            // What ends a tunnel does not matter: nothing here mends one.
-            crate::spawn(async move { drop(take_tunnel(&tunnels, &acceptor, tcp).await) });
-        }
-    });
-    loop {
-        let (tcp, _) = clients.accept().await?;
-        let (tunnels, acceptor) = (Arc::clone(&tunnels), for_clients.clone());
-        crate::spawn(async move { drop(serve(&tunnels, &acceptor, tcp).await) });
-    }
+    listen(folder, [clients, tunnels], take_tunnel, serve).await
 }
 
 async fn take_tunnel(
-    tunnels: &Tunnels,
-    acceptor: &TlsAcceptor,
+    tunnels: Arc<Tunnels>,
+    acceptor: TlsAcceptor,
     tcp: TcpStream,
 ) -> Result<(), Fault> {
-    prepare(&tcp)?;
     let stream = TokioIo::new(acceptor.accept(tcp).await?);
     let (sender, connection) = Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -77,12 +58,11 @@ async fn take_tunnel(
     Ok(connection.await?)
 }
 
-async fn serve(tunnels: &Tunnels, acceptor: &TlsAcceptor, tcp: TcpStream) -> Result<(), Fault> {
-    prepare(&tcp)?;
+async fn serve(tunnels: Arc<Tunnels>, acceptor: TlsAcceptor, tcp: TcpStream) -> Result<(), Fault> {
     let stream = TokioIo::new(acceptor.accept(tcp).await?);
     http1::Builder::new()
         .max_buf_size(BUFFER)
-        .serve_connection(stream, service_fn(|request| forward(tunnels, request)))
+        .serve_connection(stream, service_fn(|request| forward(&tunnels, request)))
         .await?;
     Ok(())
 }

@@ -5,11 +5,10 @@
 //! [`stripped`]. Errors end a connection or reset a stream, and nobody is told.
 
 mod edge;
+mod ends;
 mod pki;
 mod point;
 mod stripped;
-
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -29,9 +28,6 @@ const FRAME: u32 = (64 << 10) - 9;
 const SEND_BUFFER: usize = 256 << 10;
 const STREAMS: u32 = 16_384;
 const FIELD_TABLE: u32 = 64 << 10;
-
-/// How long after the end of a tunnel the next is dialled.
-const REDIAL: Duration = Duration::from_millis(50);
 
 const USAGE: &str = "usage: bare [stripped] edge PKI LISTEN TUNNEL | bare [stripped] point PKI TUNNEL BACKEND TUNNELS";
 

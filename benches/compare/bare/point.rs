@@ -19,9 +19,9 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::ends::{connect, dial};
 use crate::{
-    CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, REDIAL, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki,
-    prepare,
+    CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki,
 };
 
 /// The backend and its idle connections; the one that was used last is taken first.
@@ -44,35 +44,23 @@ pub(crate) async fn run(
     address: SocketAddr,
     tunnels: usize,
 ) -> Result<(), Fault> {
-    let backend = Arc::new(Backend {
+    let backend = Backend {
         address,
         host: HeaderValue::try_from(address.to_string())?,
         idle: Mutex::default(),
-    });
-    let connector = TlsConnector::from(Arc::new(pki::dialler(folder)?));
-    for _ in 0..tunnels {
-        let (backend, connector) = (Arc::clone(&backend), connector.clone());
-        crate::spawn(async move {
-            loop {
-                drop(serve(&backend, &connector, gateway).await);
-                tokio::time::sleep(REDIAL).await;
-            }
-        });
-    }
-    std::future::pending().await
+    };
+    dial(folder, gateway, tunnels, backend, serve).await
 }
 
 async fn serve(
-    backend: &Arc<Backend>,
-    connector: &TlsConnector,
-    gateway: SocketAddr,
+    backend: Arc<Backend>,
+    connector: TlsConnector,
+    tcp: TcpStream,
 ) -> Result<(), Fault> {
-    let tcp = TcpStream::connect(gateway).await?;
-    prepare(&tcp)?;
     let stream = connector
         .connect(ServerName::try_from(pki::HOST)?, tcp)
         .await?;
-    let service = service_fn(|request| forward(Arc::clone(backend), request));
+    let service = service_fn(|request| forward(Arc::clone(&backend), request));
     http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -139,8 +127,7 @@ impl Backend {
                 return Ok(sender);
             }
         }
-        let tcp = TcpStream::connect(self.address).await?;
-        prepare(&tcp)?;
+        let tcp = connect(self.address).await?;
         let (sender, connection) = Builder::new().handshake(TokioIo::new(tcp)).await?;
         crate::spawn(async move { drop(connection.await) });
         Ok(sender)
