@@ -71,8 +71,10 @@ class Backend:
                 file.write(os.urandom(size))
             for path in (PATH, OPEN_PATH, ""):
                 link = f"{folder}/www{path}/files/{name}"
-                if not os.path.lexists(link):
-                    os.symlink(f"{folder}/www/{name}", link)
+                # One of before says where the folder was then.
+                if os.path.lexists(link):
+                    os.remove(link)
+                os.symlink(f"{folder}/www/{name}", link)
         config = f"{folder}/nginx.conf"
         with open(config, "w", encoding="utf-8") as file:
             text = CONFIG.format(folder=folder, port=self.port, user=nginx_user(), temp=temp_paths(folder))
