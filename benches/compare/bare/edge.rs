@@ -3,9 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HOST};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri, Version};
@@ -17,15 +15,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::ends::listen;
+use crate::ends::{self, listen};
 use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW};
 
-/// The tunnels that are up, taken in turn.
-#[derive(Default)]
-struct Tunnels {
-    up: ArcSwap<Vec<SendRequest<Incoming>>>,
-    turn: AtomicUsize,
-}
+type Tunnels = ends::Tunnels<SendRequest<Incoming>>;
 
 /// Serves clients and tunnels without end.
 pub(crate) async fn run(
@@ -49,12 +42,7 @@ async fn take_tunnel(
         .max_send_buf_size(SEND_BUFFER)
         .handshake(stream)
         .await?;
-    tunnels.up.rcu(|up| {
-        let mut up = Vec::clone(up);
-        up.push(sender.clone());
-        up
-    });
-    drop(sender);
+    tunnels.add(sender);
     Ok(connection.await?)
 }
 
@@ -79,11 +67,6 @@ async fn forward(
     uri.authority = Some(Authority::try_from(host.as_bytes())?);
     *request.uri_mut() = Uri::from_parts(uri)?;
     *request.version_mut() = Version::HTTP_2;
-    let mut sender = {
-        let up = tunnels.up.load();
-        let turn = tunnels.turn.fetch_add(1, Ordering::Relaxed);
-        let at = turn.checked_rem(up.len()).ok_or("no tunnel")?;
-        up[at].clone()
-    };
+    let mut sender = tunnels.next()?;
     Ok(sender.send_request(request).await?)
 }

@@ -1,15 +1,95 @@
-//! What both shapes do before a request comes: listening, dialling, TLS.
+//! What both shapes have in common: listening, dialling, TLS, the tunnels that are up, the idle connections to the backend.
 
 use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use http_body::Body;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{Fault, pki, prepare, spawn};
+
+/// The tunnels that are up, taken in turn.
+pub(crate) struct Tunnels<S> {
+    up: ArcSwap<Vec<S>>,
+    turn: AtomicUsize,
+}
+
+impl<S> Default for Tunnels<S> {
+    fn default() -> Self {
+        Self {
+            up: ArcSwap::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<S: Clone> Tunnels<S> {
+    pub(crate) fn add(&self, sender: S) {
+        self.up.rcu(|up| {
+            let mut up = Vec::clone(up);
+            up.push(sender.clone());
+            up
+        });
+    }
+
+    pub(crate) fn next(&self) -> Result<S, Fault> {
+        let up = self.up.load();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let at = turn.checked_rem(up.len()).ok_or("no tunnel")?;
+        Ok(up[at].clone())
+    }
+}
+
+/// The backend and its idle connections; the one that was used last is taken first.
+pub(crate) struct Backend<B> {
+    address: SocketAddr,
+    pub(crate) host: HeaderValue,
+    idle: Mutex<Vec<SendRequest<B>>>,
+}
+
+impl<B> Backend<B>
+where
+    B: Body<Data: Send, Error: Into<Fault>> + Send + 'static,
+{
+    pub(crate) fn new(address: SocketAddr) -> Result<Self, Fault> {
+        Ok(Self {
+            address,
+            host: HeaderValue::try_from(address.to_string())?,
+            idle: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn pop(&self) -> Option<SendRequest<B>> {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+
+    pub(crate) fn give(&self, sender: SendRequest<B>) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
+    }
+
+    /// A connection of its own task.
+    pub(crate) async fn connect(&self) -> Result<SendRequest<B>, Fault> {
+        let io = TokioIo::new(connect(self.address).await?);
+        let (sender, connection) = Builder::new().handshake(io).await?;
+        spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+}
 
 /// How long after the end of a tunnel the next is dialled.
 const REDIAL: Duration = Duration::from_millis(50);
@@ -80,8 +160,7 @@ where
     pending().await
 }
 
-/// Connects to a gateway or a backend.
-pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, Fault> {
+async fn connect(address: SocketAddr) -> Result<TcpStream, Fault> {
     let tcp = TcpStream::connect(address).await?;
     prepare(&tcp)?;
     Ok(tcp)

@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper::client::conn::http1::SendRequest;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -19,17 +19,12 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::ends::{connect, dial};
+use crate::ends::{self, dial};
 use crate::{
     CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki,
 };
 
-/// The backend and its idle connections; the one that was used last is taken first.
-struct Backend {
-    address: SocketAddr,
-    host: HeaderValue,
-    idle: Mutex<Vec<SendRequest<Incoming>>>,
-}
+type Backend = ends::Backend<Incoming>;
 
 /// A body of the backend; its connection is idle once it has been read.
 struct Answered {
@@ -44,12 +39,7 @@ pub(crate) async fn run(
     address: SocketAddr,
     tunnels: usize,
 ) -> Result<(), Fault> {
-    let backend = Backend {
-        address,
-        host: HeaderValue::try_from(address.to_string())?,
-        idle: Mutex::default(),
-    };
-    dial(folder, gateway, tunnels, backend, serve).await
+    dial(folder, gateway, tunnels, Backend::new(address)?, serve).await
 }
 
 async fn serve(
@@ -82,7 +72,7 @@ async fn forward(
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
     request.headers_mut().insert(HOST, backend.host.clone());
-    let mut sender = backend.take().await?;
+    let mut sender = take(&backend).await?;
     let mut response = sender.send_request(request).await?;
     response.headers_mut().remove(CONNECTION);
     *response.version_mut() = Version::HTTP_2;
@@ -120,30 +110,11 @@ impl Body for Answered {
     }
 }
 
-impl Backend {
-    async fn take(&self) -> Result<SendRequest<Incoming>, Fault> {
-        while let Some(mut sender) = self.pop() {
-            if sender.ready().await.is_ok() {
-                return Ok(sender);
-            }
+async fn take(backend: &Backend) -> Result<SendRequest<Incoming>, Fault> {
+    while let Some(mut sender) = backend.pop() {
+        if sender.ready().await.is_ok() {
+            return Ok(sender);
         }
-        let tcp = connect(self.address).await?;
-        let (sender, connection) = Builder::new().handshake(TokioIo::new(tcp)).await?;
-        crate::spawn(async move { drop(connection.await) });
-        Ok(sender)
     }
-
-    fn pop(&self) -> Option<SendRequest<Incoming>> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-    }
-
-    fn give(&self, sender: SendRequest<Incoming>) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(sender);
-    }
+    backend.connect().await
 }

@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::header::{CONNECTION, HOST};
@@ -25,15 +23,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::body::{Received, Sending};
 use super::late::late;
-use crate::ends::listen;
+use crate::ends::{self, listen};
 use crate::{BUFFER, CONNECTION_WINDOW, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW};
 
-/// The tunnels that are up, taken in turn.
-#[derive(Default)]
-struct Tunnels {
-    up: ArcSwap<Vec<SendRequest<Bytes>>>,
-    turn: AtomicUsize,
-}
+type Tunnels = ends::Tunnels<SendRequest<Bytes>>;
 
 /// Serves clients and tunnels without end.
 pub(crate) async fn run(
@@ -58,12 +51,7 @@ async fn take_tunnel(
         .enable_push(false)
         .handshake(stream)
         .await?;
-    tunnels.up.rcu(|up| {
-        let mut up = Vec::clone(up);
-        up.push(sender.clone());
-        up
-    });
-    drop(sender);
+    tunnels.add(sender);
     Ok(late(push, |cx| Pin::new(&mut connection).poll(cx)).await?)
 }
 
@@ -89,12 +77,7 @@ async fn forward(
     uri.authority = Some(Authority::try_from(host.as_bytes())?);
     head.uri = Uri::from_parts(uri)?;
     head.version = Version::HTTP_2;
-    let mut sender = {
-        let up = tunnels.up.load();
-        let turn = tunnels.turn.fetch_add(1, Ordering::Relaxed);
-        let at = turn.checked_rem(up.len()).ok_or("no tunnel")?;
-        up[at].clone()
-    };
+    let mut sender = tunnels.next()?;
     let empty = body.is_end_stream();
     let (mut response, stream) = sender.send_request(Request::from_parts(head, ()), empty)?;
     let mut sending = (!empty).then(|| Sending::new(body, stream));

@@ -4,17 +4,16 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::HOST;
-use http::{HeaderValue, Request, Uri, Version};
+use http::{Request, Uri, Version};
 use http_body::Body as _;
-use hyper::client::conn::http1::{Builder, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
 use opencmg::pieces::{ReadAhead, gather};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -22,17 +21,12 @@ use tokio_rustls::TlsConnector;
 
 use super::body::{Received, Sending};
 use super::late::late;
-use crate::ends::{connect, dial};
+use crate::ends::{self, dial};
 use crate::{
     CONNECTION_WINDOW, FIELD_TABLE, FRAME, Fault, SEND_BUFFER, STREAM_WINDOW, STREAMS, pki,
 };
 
-/// The backend and its idle connections; the one that was used last is taken first.
-struct Backend {
-    address: SocketAddr,
-    host: HeaderValue,
-    idle: Mutex<Vec<SendRequest<Received>>>,
-}
+type Backend = ends::Backend<Received>;
 
 /// Keeps the tunnels without end.
 pub(crate) async fn run(
@@ -41,12 +35,7 @@ pub(crate) async fn run(
     address: SocketAddr,
     tunnels: usize,
 ) -> Result<(), Fault> {
-    let backend = Backend {
-        address,
-        host: HeaderValue::try_from(address.to_string())?,
-        idle: Mutex::default(),
-    };
-    dial(folder, gateway, tunnels, backend, serve).await
+    dial(folder, gateway, tunnels, Backend::new(address)?, serve).await
 }
 
 async fn serve(
@@ -96,7 +85,7 @@ async fn forward(
     head.version = Version::HTTP_11;
     head.headers.insert(HOST, backend.host.clone());
     let body = Received::new(stream, &head.headers, None);
-    let mut sender = backend.take().await?;
+    let mut sender = take(backend).await?;
     let response = sender.send_request(Request::from_parts(head, body)).await?;
     let (mut head, body) = response.into_parts();
     head.headers.remove(http::header::CONNECTION);
@@ -109,36 +98,21 @@ async fn forward(
             return Ok(());
         }
     }
-    backend.give(sender).await;
+    give(backend, sender).await;
     Ok(())
 }
 
-impl Backend {
-    async fn take(&self) -> Result<SendRequest<Received>, Fault> {
-        while let Some(sender) = self.pop() {
-            if sender.is_ready() {
-                return Ok(sender);
-            }
+async fn take(backend: &Backend) -> Result<SendRequest<Received>, Fault> {
+    while let Some(sender) = backend.pop() {
+        if sender.is_ready() {
+            return Ok(sender);
         }
-        let tcp = connect(self.address).await?;
-        let (sender, connection) = Builder::new().handshake(TokioIo::new(tcp)).await?;
-        crate::spawn(async move { drop(connection.await) });
-        Ok(sender)
     }
+    backend.connect().await
+}
 
-    fn pop(&self) -> Option<SendRequest<Received>> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-    }
-
-    async fn give(&self, mut sender: SendRequest<Received>) {
-        if sender.is_ready() || sender.ready().await.is_ok() {
-            self.idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(sender);
-        }
+async fn give(backend: &Backend, mut sender: SendRequest<Received>) {
+    if sender.is_ready() || sender.ready().await.is_ok() {
+        backend.give(sender);
     }
 }
