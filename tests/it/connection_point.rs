@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use opencmg::backend::{BackendSettings, BaseUrl, Password};
 use opencmg::connection_point::{
-    ConnectionPoint, GatewaySettings, OutboundProxy, Settings, Step, Verdict, preflight,
+    ConnectionPoint, GatewaySettings, Handle, OutboundProxy, Settings, Step, Verdict, preflight,
 };
 use opencmg::forward::RoleSettings;
 use opencmg::metrics::{ByRole, Metrics};
@@ -16,6 +16,7 @@ use opencmg::pki::issue::{KeyAlgorithm, Leaf, Validity};
 use opencmg::role::{Kind, RoleId, endpoints_of};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::backend_servers::{Ca, Server};
 use crate::client::spawn;
@@ -168,14 +169,18 @@ impl Proxy {
     }
 }
 
-/// Runs a connection point, waits for its tunnel, asks the management point, changes it, and drains it.
-async fn serves(world: &World, settings: Settings, expected: &str) {
-    let connection_point = ConnectionPoint::build(settings, Metrics::new())
-        .await
-        .unwrap();
+/// Runs a connection point and waits for its tunnel.
+async fn started(world: &World, settings: Settings, metrics: Metrics) -> (Handle, JoinHandle<()>) {
+    let connection_point = ConnectionPoint::build(settings, metrics).await.unwrap();
     let handle = connection_point.handle();
     let running = spawn(connection_point.run());
     world.gateways[0].has_tunnels(1).await;
+    (handle, running)
+}
+
+/// Runs a connection point, waits for its tunnel, asks the management point, changes it, and drains it.
+async fn serves(world: &World, settings: Settings, expected: &str) {
+    let (handle, running) = started(world, settings, Metrics::new()).await;
     let answer = world.client("pc-1").get(&mutual("SMS_MP/x")).await;
     assert_eq!(
         (answer.status.as_u16(), &answer.body[..]),
@@ -253,12 +258,7 @@ async fn roles_change_while_it_runs_and_a_bad_change_changes_nothing() {
     let other = nginx("two").await;
     let address = world.gateways[0].address;
     let before = settings(&world, address, &server.url("http"));
-    let connection_point = ConnectionPoint::build(before.clone(), Metrics::new())
-        .await
-        .unwrap();
-    let handle = connection_point.handle();
-    let running = spawn(connection_point.run());
-    world.gateways[0].has_tunnels(1).await;
+    let (handle, running) = started(&world, before.clone(), Metrics::new()).await;
     let client = world.client("pc-1");
     assert_eq!(client.get(&mutual("SMS_MP/x")).await.body, "one");
 
@@ -288,12 +288,7 @@ async fn its_idle_connections_end_with_it_whoever_has_its_handle() {
     let (world, server) = world().await;
     let settings = settings(&world, world.gateways[0].address, &server.url("http"));
     let metrics = Metrics::new();
-    let connection_point = ConnectionPoint::build(settings, metrics.clone())
-        .await
-        .unwrap();
-    let handle = connection_point.handle();
-    let running = spawn(connection_point.run());
-    world.gateways[0].has_tunnels(1).await;
+    let (handle, running) = started(&world, settings, metrics.clone()).await;
     let answer = world.client("pc-1").get(&mutual("SMS_MP/x")).await;
     assert_eq!(answer.body, "one");
     let role = ByRole::new(RoleId::parse(MANAGEMENT_POINT).unwrap());
