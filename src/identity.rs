@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::message::headers::ClientCertFields;
 use crate::pki::{Certificate, CertificateFault};
 
 /// A verified peer.
@@ -35,6 +36,8 @@ pub struct Identity {
     pub leaf: Bytes,
     /// The validated path as DER: the leaf and its issuers, up to the one below the anchor.
     pub chain: Vec<Bytes>,
+    /// What backends may be told of it; shared by all its connections, since it is made once only.
+    pub fields: ClientCertFields,
 }
 
 impl Identity {
@@ -52,6 +55,7 @@ impl Identity {
             serial: leaf.serial.clone(),
             fingerprint: leaf.fingerprint.clone(),
             leaf: chain.first().cloned().unwrap_or_default(),
+            fields: ClientCertFields::new(leaf.subject.clone(), chain.clone()),
             chain,
         }
     }

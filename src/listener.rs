@@ -37,12 +37,15 @@ const BACKLOG: i32 = 4096;
 /// Dead peers are found even where nothing is sent; clouds forget idle flows after four minutes.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Whether what is accepted has the options of its listening socket, which saves four system calls a connection.
+/// Whether what is accepted has the options of its listening socket, which saves five system calls a connection.
 const INHERITED: bool = cfg!(target_os = "linux");
 
 /// How much may wait in the kernel to be sent to one client, so that the memory of many who take nothing is bounded, and
 /// so that a step of who takes little (at the least rate, half of this) is shorter than the time without one.
 const UNSENT: u32 = 128 << 10;
+
+/// In place of [`UNSENT`]: what the system does by itself (tcp(7), `TCP_NOTSENT_LOWAT`), which is right for a tunnel of many.
+const SYSTEMS_OWN: u32 = 0;
 
 /// The first pause after an error that another accept would meet at once, doubled up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -123,6 +126,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     if INHERITED {
         tune(SockRef::from(&socket))?;
+        limit_unsent(SockRef::from(&socket), UNSENT);
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -264,14 +268,17 @@ impl Listener {
         };
         match arrived.accepted.purpose {
             // Tunnels have a limit of their own, so that clients cannot take their places.
-            Purpose::Tunnel => Some((arrived, None)),
+            Purpose::Tunnel => {
+                let tcp = arrived.accepted.stream.get_ref().0.get_ref().get_ref();
+                limit_unsent(SockRef::from(tcp), SYSTEMS_OWN);
+                Some((arrived, None))
+            }
             Purpose::Client { .. } => {
                 let Some(place) = self.0.limits.connection() else {
                     let reason = Reason::TooManyConnections;
                     self.refuse(reason, arrived.remote, "too many clients");
                     return None;
                 };
-                bound_unsent(arrived.accepted.stream.get_ref().0.get_ref());
                 Some((arrived, Some(place)))
             }
         }
@@ -299,7 +306,7 @@ impl Listener {
             .map_err(Turned::Failed)?;
         drop(handshake);
         if let Purpose::Client { .. } = accepted.purpose {
-            accepted.stream.get_mut().0.spare();
+            accepted.stream.get_mut().0.get_mut().spare();
         }
         self.count(match accepted.resumed {
             true => Handshake::Resumed,
@@ -365,12 +372,12 @@ impl Listener {
     }
 }
 
-fn bound_unsent(tcp: &TcpStream) {
+fn limit_unsent(socket: SockRef<'_>, most: u32) {
     // Where it is not to be had, a client that takes little is told later from one that takes nothing.
     #[cfg(target_os = "linux")]
-    let _ = SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT);
+    let _ = socket.set_tcp_notsent_lowat(most);
     #[cfg(not(target_os = "linux"))]
-    let _ = (tcp, UNSENT);
+    let _ = (socket, most);
 }
 
 /// Errors of a connection that was reset while it waited (accept(2)); the next one is not concerned.
@@ -404,5 +411,11 @@ mod tests {
         assert!(options.keepalive().unwrap() && options.tcp_nodelay().unwrap());
         assert_eq!(options.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
         assert_eq!(options.tcp_keepalive_interval().unwrap(), KEEP_ALIVE);
+        assert_eq!(options.tcp_notsent_lowat().unwrap(), UNSENT);
+        limit_unsent(options, SYSTEMS_OWN);
+        assert_eq!(
+            SockRef::from(&tcp).tcp_notsent_lowat().unwrap(),
+            SYSTEMS_OWN
+        );
     }
 }

@@ -14,6 +14,7 @@ mod name;
 mod server;
 mod settings;
 mod suites;
+mod tickets;
 mod verifier;
 
 pub use accept::{AcceptError, Accepted, Port, Purpose};
@@ -27,3 +28,4 @@ pub use server::{ServerTls, VerifyFn};
 pub use settings::{
     ClientCertificates, NameSettings, OnBadClientCertificate, ServerSettings, Version,
 };
+pub use tickets::LateTickets;

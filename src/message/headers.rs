@@ -316,8 +316,8 @@ impl CertificateFields {
     ];
 }
 
-/// The certificate fields of one connection, each made when it is first needed.
-#[derive(Debug)]
+/// The certificate fields of one client, each made when it is first needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertFields {
     subject: String,
     chain: Vec<Bytes>,

@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Identity;
+    use crate::message::headers::ClientCertFields;
     use crate::pki::CertificateFault;
 
     fn verdict(certificate: &ClientCertificate, scheme: Scheme, way: Way) -> Result<(), Reason> {
@@ -84,6 +85,7 @@ mod tests {
             fingerprint: "00".to_owned(),
             leaf: bytes::Bytes::new(),
             chain: Vec::new(),
+            fields: ClientCertFields::new("CN=pc-1".to_owned(), Vec::new()),
         };
         let fault = CertificateFault {
             reason: Reason::CertificateExpired,

@@ -22,7 +22,7 @@ use super::streams::{Inbox, Streams};
 use super::websocket::Relay;
 use super::{Proxy, Settings, Shared, request};
 use crate::identity::{ClientCertificate, Identity, Live};
-use crate::message::headers::{ClientCertFields, ClientConnection};
+use crate::message::headers::ClientConnection;
 use crate::tunnel::Granted;
 
 /// What an HTTP/1.1 connection buffers at most in each direction.
@@ -64,7 +64,6 @@ pub(super) struct Peer {
     pub(super) server_name: Option<String>,
     pub(super) certificate_required: bool,
     pub(super) certificate: ClientCertificate,
-    pub(super) fields: Option<ClientCertFields>,
     pub(super) activity: Arc<Activity>,
     /// What the windows of HTTP/2 let in before a request asks for it.
     windows: Option<Windows>,
@@ -142,7 +141,6 @@ impl Proxy {
             remote: connection.remote,
             server_name: connection.server_name,
             certificate_required: connection.certificate_required,
-            fields: fields_of(&connection.live),
             certificate,
             activity: Arc::new(Activity::new()),
             windows: http2.then(|| Windows::of(&shared)),
@@ -205,16 +203,6 @@ fn http2_server(settings: &Settings, window: u32, inbox: Inbox) -> http2::Builde
         .initial_connection_window_size(settings.connection_window)
         .max_header_list_size(list);
     server
-}
-
-fn fields_of(live: &Live) -> Option<ClientCertFields> {
-    match live.certificate() {
-        ClientCertificate::Verified(identity) => {
-            let (subject, chain) = (identity.subject.clone(), identity.chain.clone());
-            Some(ClientCertFields::new(subject, chain))
-        }
-        ClientCertificate::Missing | ClientCertificate::Refused(_) => None,
-    }
 }
 
 fn greet(peer: &Peer) {

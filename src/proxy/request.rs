@@ -366,8 +366,8 @@ fn rewrite(
     if way == Way::Root {
         headers::set_role(fields, published.role);
     }
-    if let Some(certificate) = &peer.fields {
-        certificate.set(fields, published.client_certificate);
+    if let Some(identity) = peer.identity() {
+        identity.fields.set(fields, published.client_certificate);
     }
     trailers
 }

@@ -4,13 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
-use rustls::{AlertDescription, HandshakeKind};
+use rustls::{AlertDescription, HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::server::{Choice, ServerTls};
 use super::settings::ClientCertificates;
+use super::tickets::LateTickets;
 use super::verifier::{Found, fault_of};
 use crate::pki::CertificateDer;
 use crate::reason::Reason;
@@ -39,8 +40,8 @@ pub enum Purpose {
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Accepted<IO> {
-    /// The stream.
-    pub stream: TlsStream<IO>,
+    /// The stream. Tickets go out with what is first written to it.
+    pub stream: TlsStream<LateTickets<IO>>,
     /// What it is for.
     pub purpose: Purpose,
     /// The server name that the client asked for, in lower case and without trailing dot.
@@ -78,7 +79,7 @@ impl ServerTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), io);
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), LateTickets::new(io));
         let mut start = match (&mut acceptor).await {
             Ok(start) => start,
             Err(error) => return Err(end(acceptor.take_io(), AcceptError::of(&error)).await),
@@ -93,11 +94,13 @@ impl ServerTls {
                 return Err(end(Some(start.io), error).await);
             }
         };
-        match start
-            .into_stream(choice.config.clone())
-            .into_fallible()
-            .await
-        {
+        let mut last_word = false;
+        let note = |session: &mut ServerConnection| last_word = client_has_last_word(session);
+        let mut accept = start.into_stream_with(choice.config.clone(), note);
+        if let Some(io) = accept.get_mut().filter(|_| last_word) {
+            io.hold();
+        }
+        match accept.into_fallible().await {
             Ok(stream) => Ok(accepted(stream, choice)),
             Err((error, io)) => {
                 let error = AcceptError::of_certificate(&error, &found, choice.tunnel);
@@ -107,7 +110,18 @@ impl ServerTls {
     }
 }
 
-fn accepted<IO>(stream: TlsStream<IO>, choice: Choice) -> Accepted<IO> {
+/// Whether what the server writes after its flight are tickets, or the alert that ends the handshake: not in TLS 1.2, nor
+/// where the client has to say hello again.
+fn client_has_last_word(session: &ServerConnection) -> bool {
+    let once = matches!(
+        session.handshake_kind(),
+        Some(HandshakeKind::Full | HandshakeKind::Resumed)
+    );
+    once && session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+}
+
+fn accepted<IO>(mut stream: TlsStream<LateTickets<IO>>, choice: Choice) -> Accepted<IO> {
+    stream.get_mut().0.end_handshake();
     let session = stream.get_ref().1;
     let purpose = if choice.tunnel {
         Purpose::Tunnel

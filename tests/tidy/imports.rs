@@ -60,7 +60,7 @@ const IMPORTS: &[(&str, &str)] = &[
         "gateway",
         "admin alerts drain identity instances listener logging metrics pki proxy reason revocation role routing settings tasks tls tunnel",
     ),
-    ("identity", "metrics pki reason settings"),
+    ("identity", "message metrics pki reason settings"),
     ("instances", "settings"),
     (
         "listener",

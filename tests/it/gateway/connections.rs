@@ -1,14 +1,16 @@
 //! Accepting: PROXY protocol, limits, time-outs, idle connections.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use opencmg::gateway::Settings;
 use opencmg::units::Network;
+use rustls::HandshakeKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 
 use super::rig::{HOST, Plan, Rig, mutual, seen, server};
 use crate::client::get;
@@ -251,6 +253,36 @@ async fn a_request_head_has_its_time_and_not_twice_as_much() {
     let waited = began.elapsed();
     assert!((time..time * 3 / 2).contains(&waited), "{waited:?}");
     rig.finish().await;
+}
+
+#[tokio::test]
+async fn tickets_come_with_the_first_answer() {
+    let rig = Plan::new().start().await;
+    let client = rig.client();
+    let mut tls = client.tls(&[b"http/1.1"]).await.unwrap();
+    assert_eq!(kind(&tls), Some(HandshakeKind::Full));
+    rig.counts("opencmg_connections_open", "", 1.0).await;
+    let nothing = tls.get_ref().0.try_read(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {HOST}\r\n\r\n",
+        mutual("SMS_MP/x")
+    );
+    tls.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    within(LONG, "an answer", tls.read_exact(&mut status))
+        .await
+        .unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let again = client.tls(&[b"http/1.1"]).await.unwrap();
+    assert_eq!(kind(&again), Some(HandshakeKind::Resumed));
+    drop((tls, again));
+    rig.finish().await;
+}
+
+fn kind(tls: &TlsStream<TcpStream>) -> Option<HandshakeKind> {
+    tls.get_ref().1.handshake_kind()
 }
 
 #[tokio::test]
