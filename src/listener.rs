@@ -44,7 +44,7 @@ const INHERITED: bool = cfg!(target_os = "linux");
 /// so that a step of who takes little (at the least rate, half of this) is shorter than the time without one.
 const UNSENT: u32 = 128 << 10;
 
-/// In place of [`UNSENT`]: what the system does by itself (tcp(7), `TCP_NOTSENT_LOWAT`), which is right for a tunnel of many.
+/// In place of [`UNSENT`]: the system's own limit (`net.ipv4.tcp_notsent_lowat`), which is right for a tunnel of many.
 const SYSTEMS_OWN: u32 = 0;
 
 /// The first pause after an error that another accept would meet at once, doubled up to the longest.

@@ -30,7 +30,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            remembered_chains: 10_000, // some 8 KiB each
+            remembered_chains: 10_000, // some 10 KiB each
         }
     }
 }

@@ -227,9 +227,11 @@ mod tests {
     use tokio_rustls::server::TlsStream;
 
     use super::*;
+    use crate::pieces::ReadAhead;
+    use crate::tls::LateTickets;
 
     type Io = TokioIo<Plain>;
-    type Plain = Stream<TlsStream<tokio::net::TcpStream>>;
+    type Plain = Stream<TlsStream<LateTickets<ReadAhead<tokio::net::TcpStream>>>>;
 
     fn size<A, F, Fut>(_: F) -> usize
     where

@@ -97,7 +97,7 @@ impl ServerTls {
         let mut last_word = false;
         let note = |session: &mut ServerConnection| last_word = client_has_last_word(session);
         let mut accept = start.into_stream_with(choice.config.clone(), note);
-        if let Some(io) = accept.get_mut().filter(|_| last_word) {
+        if last_word && let Some(io) = accept.get_mut() {
             io.hold();
         }
         match accept.into_fallible().await {

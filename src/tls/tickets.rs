@@ -4,16 +4,22 @@ use std::io::{self, IoSlice};
 use std::iter;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-/// More than this is not held back: four tickets, each with a chain of 4 KiB.
+/// More than this is not held back: four tickets with long chains.
 const MOST: usize = 16 << 10;
+
+/// How long tickets wait for something to go with: a client whose first request is a long poll needs them before its answer.
+const LONGEST: Duration = Duration::from_secs(1);
 
 /// Holds the tickets of a handshake back until something else is written, and sends them with that.
 ///
 /// RFC 8446 §4.6.1 has a server send tickets at any time after the client's Finished; a client whose tickets come with
-/// its first answer reads once in place of twice. A flush alone does not send them, closing does.
+/// its first answer reads once in place of twice. Closing sends them, and so does a read or a flush once they have waited
+/// for a second; no timer of their own does.
 #[derive(Debug)]
 pub struct LateTickets<IO> {
     io: IO,
@@ -29,7 +35,11 @@ enum State {
     /// The client has answered the flight: what is written are tickets, or the alert that ends the handshake.
     Gathering(Vec<u8>),
     /// The handshake is over.
-    Held { tickets: Vec<u8>, sent: usize },
+    Held {
+        tickets: Vec<u8>,
+        sent: usize,
+        since: Instant,
+    },
 }
 
 impl<IO> LateTickets<IO> {
@@ -45,11 +55,15 @@ impl<IO> LateTickets<IO> {
         self.state = State::Flight;
     }
 
-    /// Is called when the handshake is over.
+    /// Is called when the handshake is over, for better or worse: no more is gathered.
     pub(super) fn end_handshake(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Passing) {
-            State::Gathering(tickets) if !tickets.is_empty() => State::Held { tickets, sent: 0 },
-            State::Held { tickets, sent } => State::Held { tickets, sent },
+            State::Gathering(tickets) if !tickets.is_empty() => State::Held {
+                tickets,
+                sent: 0,
+                since: Instant::now(),
+            },
+            held @ State::Held { .. } => held,
             State::Passing | State::Flight | State::Gathering(_) => State::Passing,
         };
     }
@@ -72,7 +86,7 @@ impl<IO: AsyncWrite + Unpin> LateTickets<IO> {
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        while let State::Held { tickets, sent } = &mut self.state {
+        while let State::Held { tickets, sent, .. } = &mut self.state {
             let left = &tickets[*sent..];
             let all: Vec<_> = iter::once(IoSlice::new(left))
                 .chain(buffers.iter().copied())
@@ -89,14 +103,26 @@ impl<IO: AsyncWrite + Unpin> LateTickets<IO> {
         }
         Poll::Ready(Ok(0))
     }
+
+    /// Sends what has been held for too long.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let State::Held { since, .. } = &self.state
+            && since.elapsed() >= LONGEST
+        {
+            ready!(self.poll_held(cx, &[]))?;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
-impl<IO: AsyncRead + Unpin> AsyncRead for LateTickets<IO> {
+impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for LateTickets<IO> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // The read itself says what is wrong with the stream.
+        let _ = self.poll_overdue(cx);
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
         if matches!(self.state, State::Flight) && buffer.filled().len() > before {
@@ -150,6 +176,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for LateTickets<IO> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_overdue(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -198,6 +225,26 @@ mod tests {
         assert_eq!(some(&mut client).await, b"one two answer");
         server.write_all(b"more").await.unwrap();
         assert_eq!(some(&mut client).await, b"more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tickets_that_nothing_follows_go_out_with_a_flush_or_a_read_after_a_second() {
+        for with_read in [false, true] {
+            let (mut server, mut client) = answered(1 << 10).await;
+            server.write_all(b"ticket").await.unwrap();
+            server.end_handshake();
+            tokio::time::advance(LONGEST / 2).await;
+            server.flush().await.unwrap();
+            assert!(server.read_u8().now_or_never().is_none());
+            assert!(client.read_u8().now_or_never().is_none());
+            tokio::time::advance(LONGEST / 2).await;
+            if with_read {
+                assert!(server.read_u8().now_or_never().is_none());
+            } else {
+                server.flush().await.unwrap();
+            }
+            assert_eq!(some(&mut client).await, b"ticket");
+        }
     }
 
     #[tokio::test]

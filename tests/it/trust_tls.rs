@@ -4,6 +4,7 @@ mod files;
 mod hints;
 mod kinds;
 mod server;
+mod unsent;
 mod verdicts;
 
 use std::sync::Arc;
@@ -141,6 +142,24 @@ async fn versions_suites_and_groups_are_as_set() {
     );
     let seen = server.connect(&Offer::to("new.test")).await.unwrap();
     assert_eq!(seen.group, Some(NamedGroup::X25519MLKEM768));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_has_to_say_hello_again_is_served() {
+    let pki = Pki::new();
+    let server = Server::start(&pki, vec![name(&pki, &["gw.test"])], true).await;
+    // The key that it sends is of a group that the server does not know (RFC 8446 §4.1.4).
+    let again = [
+        "-servername",
+        "gw.test",
+        "-tls1_3",
+        "-groups",
+        "P-521:P-256",
+    ];
+    let out = openssl(&server, &again).await;
+    assert!(out.contains("ECDH, prime256v1"), "{out}");
+    assert!(out.contains("said\n"), "{out}");
     server.stop().await;
 }
 

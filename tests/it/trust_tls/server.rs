@@ -121,15 +121,7 @@ pub struct Server {
 impl Server {
     /// A server whose service name is `gw.test`.
     pub async fn start(pki: &Pki, names: Vec<NameSettings>, strict_sni: bool) -> Self {
-        let clients = Trust::new(pki.anchors(&[]), Usage::Client, Metrics::new());
-        let cp_anchors = anchors(&[&pki.connection_points], &[]);
-        let points = Trust::new(cp_anchors, Usage::ConnectionPoint, Metrics::new());
-        let verify = |trust: &Trust| -> VerifyFn {
-            let trust = trust.clone();
-            Arc::new(move |presented| trust.verify(presented).map(drop))
-        };
-        let settings = settings(names, strict_sni);
-        let tls = ServerTls::build(&settings, verify(&clients), verify(&points)).unwrap();
+        let (tls, clients, points) = built(pki, names, strict_sni);
         let tls = Arc::new(ArcSwap::from_pointee(tls));
         let (tasks, (report, said)) = (Tasks::new(), mpsc::unbounded_channel());
         let mut addresses = Vec::new();
@@ -196,11 +188,7 @@ impl Server {
         } else {
             self.address
         };
-        let socket = TcpStream::connect(address).await?;
-        let name = ServerName::try_from(offer.asked.clone()).unwrap();
-        TlsConnector::from(Arc::clone(&offer.config))
-            .connect(name, socket)
-            .await
+        offer.open(address).await
     }
 
     /// The next handshake that failed.
@@ -219,6 +207,20 @@ impl Server {
         self.tasks.join().await;
         assert_eq!(self.trust.live(), 0);
     }
+}
+
+/// TLS whose service name is `gw.test`, and the trust in clients and in connection points that it judges by.
+pub fn built(pki: &Pki, names: Vec<NameSettings>, strict_sni: bool) -> (ServerTls, Trust, Trust) {
+    let clients = Trust::new(pki.anchors(&[]), Usage::Client, Metrics::new());
+    let cp_anchors = anchors(&[&pki.connection_points], &[]);
+    let points = Trust::new(cp_anchors, Usage::ConnectionPoint, Metrics::new());
+    let verify = |trust: &Trust| -> VerifyFn {
+        let trust = trust.clone();
+        Arc::new(move |presented| trust.verify(presented).map(drop))
+    };
+    let settings = settings(names, strict_sni);
+    let tls = ServerTls::build(&settings, verify(&clients), verify(&points)).unwrap();
+    (tls, clients, points)
 }
 
 fn settings(names: Vec<NameSettings>, strict_sni: bool) -> ServerSettings {
@@ -321,6 +323,15 @@ impl Offer {
         let mut config = ClientConfig::clone(&self.config);
         config.client_auth_cert_resolver = resolver;
         Arc::new(config)
+    }
+
+    /// Does the handshake as a client of this address.
+    pub async fn open(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        let socket = TcpStream::connect(address).await?;
+        let name = ServerName::try_from(self.asked.clone()).unwrap();
+        TlsConnector::from(Arc::clone(&self.config))
+            .connect(name, socket)
+            .await
     }
 
     fn build(mut self) -> Self {
