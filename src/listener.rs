@@ -10,6 +10,7 @@ mod settings;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -300,7 +301,9 @@ impl Listener {
         let (remote, turn, handshake) =
             called.map_err(|_| late("no time left before the handshake"))??;
         let tls = self.0.tls.load_full();
-        let accepted = timeout(limit, tls.accept(ReadAhead::new(tcp), port)).await;
+        // Pinned here: the time-out would move it, and it is large.
+        let accepted = pin!(tls.accept(ReadAhead::new(tcp), port));
+        let accepted = timeout(limit, accepted).await;
         let mut accepted = accepted
             .map_err(|_| late("no time left"))?
             .map_err(Turned::Failed)?;

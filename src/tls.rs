@@ -6,6 +6,7 @@
 
 mod accept;
 mod client;
+mod hkdf;
 mod https;
 mod keys;
 #[cfg(feature = "load")]

@@ -40,8 +40,8 @@ pub enum Purpose {
 /// A finished handshake.
 #[derive(Debug)]
 pub struct Accepted<IO> {
-    /// The stream. Tickets go out with what is first written to it.
-    pub stream: TlsStream<LateTickets<IO>>,
+    /// The stream. Tickets go out with what is first written to it. Boxed, since it is moved often and large.
+    pub stream: Box<TlsStream<LateTickets<IO>>>,
     /// What it is for.
     pub purpose: Purpose,
     /// The server name that the client asked for, in lower case and without trailing dot.
@@ -101,7 +101,7 @@ impl ServerTls {
             io.hold();
         }
         match accept.into_fallible().await {
-            Ok(stream) => Ok(accepted(stream, choice)),
+            Ok(stream) => Ok(accepted(Box::new(stream), choice)),
             Err((error, io)) => {
                 let error = AcceptError::of_certificate(&error, &found, choice.tunnel);
                 Err(end(Some(io), error).await)
@@ -120,7 +120,7 @@ fn client_has_last_word(session: &ServerConnection) -> bool {
     once && session.protocol_version() == Some(ProtocolVersion::TLSv1_3)
 }
 
-fn accepted<IO>(mut stream: TlsStream<LateTickets<IO>>, choice: Choice) -> Accepted<IO> {
+fn accepted<IO>(mut stream: Box<TlsStream<LateTickets<IO>>>, choice: Choice) -> Accepted<IO> {
     stream.get_mut().0.end_handshake();
     let session = stream.get_ref().1;
     let purpose = if choice.tunnel {

@@ -146,6 +146,28 @@ async fn versions_suites_and_groups_are_as_set() {
 }
 
 #[tokio::test]
+async fn each_suite_of_tls13_makes_full_and_resumed_handshakes_with_openssl() {
+    let pki = Pki::new();
+    let server = Server::start(&pki, vec![name(&pki, &["gw.test"])], true).await;
+    let folder = tempfile::tempdir().unwrap();
+    for suite in [
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+    ] {
+        let session = folder.path().join(suite);
+        for (option, how) in [("-sess_out", "New"), ("-sess_in", "Reused")] {
+            let asked = ["-servername", "gw.test", "-tls1_3", "-ciphersuites", suite];
+            let session = [option, session.to_str().unwrap()];
+            let out = openssl(&server, &[&asked[..], &session].concat()).await;
+            let made = format!("{how}, TLSv1.3, Cipher is {suite}\n");
+            assert!(out.contains(&made) && out.contains("said\n"), "{out}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_that_has_to_say_hello_again_is_served() {
     let pki = Pki::new();
     let server = Server::start(&pki, vec![name(&pki, &["gw.test"])], true).await;
