@@ -6,7 +6,6 @@
 
 mod accept;
 mod client;
-mod hkdf;
 mod https;
 mod keys;
 #[cfg(feature = "load")]

@@ -1,31 +1,15 @@
 //! Versions and cipher suites.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion, Tls13CipherSuite};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::hkdf;
 use super::settings::Version;
-
-/// The suites of TLS 1.3, in the provider's order, with our key schedule.
-static TLS13: LazyLock<Vec<Tls13CipherSuite>> = LazyLock::new(|| {
-    let suites = aws_lc_rs::DEFAULT_CIPHER_SUITES.iter();
-    suites
-        .filter_map(|suite| hkdf::with_keys_hashed_once(suite.tls13()?))
-        .collect()
-});
 
 /// The provider of everything cryptographic, X25519MLKEM768 among its key exchanges.
 pub(super) fn provider() -> CryptoProvider {
-    let mut provider = aws_lc_rs::default_provider();
-    for suite in &mut provider.cipher_suites {
-        let name = suite.suite();
-        if let Some(ours) = TLS13.iter().find(|ours| ours.common.suite == name) {
-            *suite = SupportedCipherSuite::Tls13(ours);
-        }
-    }
-    provider
+    aws_lc_rs::default_provider()
 }
 
 /// The IANA name of a suite.
@@ -117,23 +101,5 @@ impl std::fmt::Display for Version {
             Self::Tls12 => "TLS 1.2",
             Self::Tls13 => "TLS 1.3",
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_suite_of_tls13_has_our_key_schedule() {
-        let suites = provider().cipher_suites;
-        let of_tls13: Vec<_> = suites
-            .iter()
-            .filter_map(SupportedCipherSuite::tls13)
-            .collect();
-        assert_eq!(of_tls13.len(), 3);
-        let ours = |suite: &Tls13CipherSuite| TLS13.iter().any(|ours| std::ptr::eq(ours, suite));
-        assert!(of_tls13.into_iter().all(ours));
-        assert_eq!(suites.len(), aws_lc_rs::DEFAULT_CIPHER_SUITES.len());
     }
 }
