@@ -228,10 +228,15 @@ mod tests {
 
     use super::*;
     use crate::pieces::ReadAhead;
-    use crate::tls::LateTickets;
+    use crate::tls::{Accepted, LateTickets};
 
     type Io = TokioIo<Plain>;
-    type Plain = Stream<TlsStream<LateTickets<ReadAhead<tokio::net::TcpStream>>>>;
+    type Plain = Stream<Tls>;
+    type Tls = Box<TlsStream<LateTickets<Tcp>>>;
+    type Tcp = ReadAhead<tokio::net::TcpStream>;
+
+    // What is measured is what a handshake leaves.
+    const _: fn(Accepted<Tcp>) -> Tls = |accepted| accepted.stream;
 
     fn size<A, F, Fut>(_: F) -> usize
     where
@@ -269,12 +274,14 @@ mod tests {
             }
         });
         let request = size(|(shared, peer, request)| request::answer(shared, peer, request));
+        let tls = size_of::<TlsStream<LateTickets<Tcp>>>();
         let found = format!(
-            "driver {drive}, HTTP/1.1 {http1}, HTTP/2 {http2}, place of a request {request}"
+            "TLS {tls}, driver {drive}, HTTP/1.1 {http1}, HTTP/2 {http2}, place of a request {request}"
         );
-        assert!((100..1_100).contains(&drive), "{found}");
-        assert!((1_500..2_500).contains(&http1), "{found}");
-        assert!((1_500..4_000).contains(&http2), "{found}");
+        assert!((1_000..1_600).contains(&tls), "{found}");
+        assert!((100..800).contains(&drive), "{found}");
+        assert!((500..1_000).contains(&http1), "{found}");
+        assert!((1_000..2_500).contains(&http2), "{found}");
         assert!((8..100).contains(&request), "{found}");
     }
 }
