@@ -12,6 +12,7 @@ mod keys;
 mod load;
 mod name;
 mod server;
+mod sessions;
 mod settings;
 mod suites;
 mod tickets;

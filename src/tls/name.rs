@@ -1,15 +1,18 @@
 //! The configurations of one server name.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
-use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
+use rustls::server::{ClientHello, NoServerSessionStorage};
+use rustls::version::TLS13;
 use rustls::{DistinguishedName, ServerConfig, SupportedProtocolVersion};
 
 use super::client::TUNNEL_ALPN;
 use super::keys::Keys;
 use super::server::VerifyFn;
+use super::sessions::SessionStore;
 use super::settings::{ClientCertificates, NameSettings, OnBadClientCertificate};
 use super::suites;
 use super::verifier::{Found, Verifier};
@@ -36,9 +39,18 @@ pub(super) struct Name {
     provider: Arc<CryptoProvider>,
     versions: Vec<&'static SupportedProtocolVersion>,
     hints: Arc<[DistinguishedName]>,
-    /// The configuration of clients, with its own sessions and ticket keys; none if clients are judged within the
+    /// The configurations of clients, with their own sessions and ticket keys; none if clients are judged within the
     /// handshake, which takes a verifier of each handshake's own.
-    shared: Option<Arc<ServerConfig>>,
+    shared: Option<Shared>,
+}
+
+/// The configurations that all clients of a name share. They differ in where a session is between two connections.
+#[derive(Debug)]
+struct Shared {
+    /// In our memory. For clients of TLS 1.3, which take each ticket once.
+    remembering: Arc<ServerConfig>,
+    /// In the ticket, sealed. For clients of TLS 1.2, which take a ticket for many connections at once.
+    sealing: Arc<ServerConfig>,
 }
 
 impl Name {
@@ -106,11 +118,17 @@ impl Name {
     /// The configuration for one client.
     pub(super) fn for_client(
         &self,
+        hello: &ClientHello<'_>,
         verify: &VerifyFn,
         found: &Found,
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         if let Some(shared) = &self.shared {
-            return Ok(Arc::clone(shared));
+            let config = if self.speaks_tls13(hello) {
+                &shared.remembering
+            } else {
+                &shared.sealing
+            };
+            return Ok(Arc::clone(config));
         }
         let mandatory = match self.settings.client_certificates {
             ClientCertificates::Require => true,
@@ -148,7 +166,16 @@ impl Name {
         Ok(Arc::new(config))
     }
 
-    fn build_shared(&self) -> Result<Option<Arc<ServerConfig>>, rustls::Error> {
+    /// Whether the connection is going to be one of TLS 1.3, for all that rustls tells of a ClientHello: whoever names a
+    /// suite of it, but not the version, is a client of TLS 1.2 whose session is remembered by its id.
+    fn speaks_tls13(&self, hello: &ClientHello<'_>) -> bool {
+        let suites = self.provider.cipher_suites.iter();
+        let mut suites = suites.filter(|suite| suite.version() == &TLS13);
+        self.versions.contains(&&TLS13)
+            && suites.any(|suite| hello.cipher_suites().contains(&suite.suite()))
+    }
+
+    fn build_shared(&self) -> Result<Option<Shared>, rustls::Error> {
         let asked = match self.settings.client_certificates {
             ClientCertificates::Request | ClientCertificates::Require => true,
             ClientCertificates::Never => false,
@@ -161,15 +188,26 @@ impl Name {
             return Ok(None);
         }
         let verifier = asked.then(|| Verifier::possession(Arc::clone(&self.hints), &self.provider));
-        let mut config = self.config(verifier, Alpn::Client)?;
-        config.send_tls13_tickets = self.settings.tickets;
-        if self.settings.tickets == 0 {
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-        } else {
-            config.session_storage = ServerSessionMemoryCache::new(self.settings.sessions);
-            config.ticketer = Ticketer::new()?;
+        let mut remembering = self.config(verifier, Alpn::Client)?;
+        remembering.send_tls13_tickets = self.settings.tickets;
+        let sessions = NonZeroUsize::new(self.settings.sessions);
+        remembering.session_storage = match sessions.filter(|_| self.settings.tickets > 0) {
+            Some(sessions) => Arc::new(SessionStore::new(sessions)),
+            None => Arc::new(NoServerSessionStorage {}),
+        };
+        let mut sealing = remembering.clone();
+        if self.settings.tickets > 0 {
+            sealing.ticketer = Ticketer::new()?;
         }
-        Ok(Some(Arc::new(config)))
+        let sealing = Arc::new(sealing);
+        let remembering = match sessions {
+            Some(_) => Arc::new(remembering),
+            None => Arc::clone(&sealing),
+        };
+        Ok(Some(Shared {
+            remembering,
+            sealing,
+        }))
     }
 
     fn config(

@@ -152,7 +152,7 @@ impl ServerTls {
             };
             name.for_tunnel(alpn, &inner.verify_tunnel, found)
         } else {
-            name.for_client(&inner.verify_client, found)
+            name.for_client(hello, &inner.verify_client, found)
         };
         Ok(Choice {
             config: config.map_err(|error| AcceptError {

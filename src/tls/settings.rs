@@ -52,7 +52,8 @@ pub struct NameSettings {
     pub cipher_suites: Vec<String>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
-    /// How many sessions are remembered for clients that know no tickets.
+    /// How many sessions are remembered: those of TLS 1.3, and those of clients that know no tickets. With 0, a ticket of
+    /// TLS 1.3 holds its session itself, as one of TLS 1.2 does.
     pub sessions: usize,
     /// How many tickets a client gets after a handshake; 0 switches resumption off.
     pub tickets: usize,
@@ -70,8 +71,8 @@ impl Default for NameSettings {
             max_version: Version::Tls13,
             cipher_suites: Vec::new(),
             http2: true,
-            sessions: 10_000, // some 4 KiB each, of clients without tickets only
-            tickets: 1, // a ticket holds the client's chain, so a second one costs 2 to 4 KiB a handshake
+            sessions: 10_000, // 1 to 4 KiB each, most of it the client's chain
+            tickets: 1, // each is a session that is remembered, and a client that comes again gets another
         }
     }
 }

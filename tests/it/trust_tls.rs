@@ -426,6 +426,66 @@ async fn unchanged_names_keep_their_sessions_when_another_changes() {
 }
 
 #[tokio::test]
+async fn a_remembered_session_is_resumed_once_and_a_sealed_one_as_often_as_the_client_likes() {
+    let pki = Pki::new();
+    let remembering = name(&pki, &["remembering.test"]);
+    let sealing = NameSettings {
+        sessions: 0,
+        ..name(&pki, &["sealing.test"])
+    };
+    let old = NameSettings {
+        max_version: Version::Tls12,
+        ..name(&pki, &["old.test"])
+    };
+    let server = Server::start(&pki, vec![remembering, sealing, old], true).await;
+    for (asked, version, again) in [
+        ("remembering.test", "-tls1_3", "New, TLSv1.3"),
+        ("remembering.test", "-tls1_2", "Reused, TLSv1.2"),
+        ("sealing.test", "-tls1_3", "Reused, TLSv1.3"),
+        ("sealing.test", "-tls1_2", "Reused, TLSv1.2"),
+        // A client that offers both versions, and is not taken for one of TLS 1.3 by that.
+        ("old.test", "-no_ssl3", "Reused, TLSv1.2"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("session");
+        let file = file.to_str().unwrap();
+        let asked = ["-servername", asked, version];
+        let resumed = again.replace("New", "Reused");
+        let full = again.replace("Reused", "New");
+        for (option, expected) in [
+            ("-sess_out", full.as_str()),
+            ("-sess_in", &resumed),
+            ("-sess_in", again),
+        ] {
+            let out = openssl(&server, &[&asked[..], &[option, file]].concat()).await;
+            assert!(out.contains(expected) && out.contains("said\n"), "{out}");
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn no_more_sessions_are_remembered_than_is_set() {
+    let pki = Pki::new();
+    let two = NameSettings {
+        sessions: 2,
+        ..name(&pki, &["gw.test"])
+    };
+    let server = Server::start(&pki, vec![two], true).await;
+    let clients = ["pc-1.test", "pc-2.test", "pc-3.test"]
+        .map(|name| Offer::to("gw.test").with(&pki.client(name)));
+    for client in &clients {
+        assert!(!server.connect(client).await.unwrap().said.resumed);
+    }
+    // The oldest went; who comes again gets another in place of the one that is taken.
+    for (client, resumed) in [(2, true), (1, true), (0, false), (1, true), (2, false)] {
+        let said = server.connect(&clients[client]).await.unwrap().said;
+        assert_eq!(said.resumed, resumed, "client {client}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_session_of_one_name_is_not_resumed_by_another() {
     let pki = Pki::new();
     let asking = name(&pki, &["asking.test"]);

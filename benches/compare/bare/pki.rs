@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{Ticketer, sign};
+use rustls::crypto::aws_lc_rs::sign;
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
-    WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -17,7 +16,6 @@ use crate::Fault;
 
 /// The name that tunnels ask for; names that begin with `rsa.` get the certificate with an RSA key.
 pub(crate) const HOST: &str = "bench.opencmg.test";
-const SESSIONS: usize = 10_000;
 
 #[derive(Debug)]
 struct Certificates {
@@ -34,7 +32,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// For clients, with one ticket and sessions for those who resume; or for tunnels, of which nothing is resumed.
+/// For clients, with one ticket and rustls' own memory of sessions for those who resume; or for tunnels, of which nothing is resumed.
 pub(crate) fn server(folder: &Path, resumed: bool) -> Result<ServerConfig, Fault> {
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots(folder)?));
     let certificates = Certificates {
@@ -45,10 +43,7 @@ pub(crate) fn server(folder: &Path, resumed: bool) -> Result<ServerConfig, Fault
         .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
         .with_cert_resolver(Arc::new(certificates));
     config.send_tls13_tickets = usize::from(resumed);
-    if resumed {
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-        config.ticketer = Ticketer::new()?;
-    } else {
+    if !resumed {
         config.session_storage = Arc::new(NoServerSessionStorage {});
     }
     Ok(config)
