@@ -29,8 +29,8 @@ pub(super) struct SessionStore {
 
 struct Session {
     since: Instant,
-    /// As rustls encodes it, the client's chain included.
-    encoded: Vec<u8>,
+    /// As rustls encodes it, the client's chain included, and without the room that a vector keeps to grow.
+    encoded: Box<[u8]>,
 }
 
 impl Session {
@@ -63,11 +63,15 @@ impl fmt::Debug for SessionStore {
 
 impl StoresServerSessions for SessionStore {
     fn put(&self, id: Vec<u8>, encoded: Vec<u8>) -> bool {
-        /// More than comes in, so that what has ended goes, and little, so that nobody waits for it.
+        /// More than comes in, so that what has ended goes, and few, so that nobody waits for it.
         const OUT: usize = 2;
         if encoded.len() > LARGEST {
             return false;
         }
+        let session = Session {
+            since: Instant::now(),
+            encoded: encoded.into_boxed_slice(),
+        };
         let mut sessions = self.sessions();
         for _ in 0..OUT {
             let full = sessions.len() >= self.capacity.get();
@@ -76,22 +80,21 @@ impl StoresServerSessions for SessionStore {
                 Some(_) | None => break,
             }
         }
-        let since = Instant::now();
-        sessions.put(id, Session { since, encoded });
+        sessions.put(id, session);
         true
     }
 
     fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
         let sessions = self.sessions();
         let found = sessions.peek(id).filter(|session| !session.has_ended());
-        found.map(|session| session.encoded.clone())
+        found.map(|session| session.encoded.to_vec())
     }
 
     fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
         let found = self.sessions().pop(id);
         found
             .filter(|session| !session.has_ended())
-            .map(|session| session.encoded)
+            .map(|session| session.encoded.into_vec())
     }
 
     fn can_cache(&self) -> bool {
