@@ -18,9 +18,9 @@ const LARGEST: usize = 8 << 10;
 
 /// Sessions by the random number that stands for each in the client's ticket, or is its session id in TLS 1.2.
 ///
-/// A client that comes again sends 32 bytes in place of a sealed session with its whole chain, and a session of TLS 1.3 is
-/// forgotten when it is resumed: whoever takes the process over later cannot decrypt what was recorded before by it, and
-/// nobody links two connections by one ticket (RFC 8446 §C.4). When the memory is full, the oldest is forgotten.
+/// A client that comes again sends 32 bytes in place of a sealed session with its whole chain, and there is no key that a
+/// session could be forged with. One of TLS 1.3 is forgotten when it is resumed, so that nobody links two connections by
+/// one ticket (RFC 8446 §C.4). When the memory is full, the oldest is forgotten.
 pub(super) struct SessionStore {
     capacity: NonZeroUsize,
     /// The oldest first: nothing is moved when it is looked at.
