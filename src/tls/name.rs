@@ -1,6 +1,5 @@
 //! The configurations of one server name.
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
@@ -12,7 +11,7 @@ use rustls::{DistinguishedName, ServerConfig, SupportedProtocolVersion};
 use super::client::TUNNEL_ALPN;
 use super::keys::Keys;
 use super::server::VerifyFn;
-use super::sessions::SessionStore;
+use super::sessions::{RememberingTicketer, SessionsById};
 use super::settings::{ClientCertificates, NameSettings, OnBadClientCertificate};
 use super::suites;
 use super::verifier::{Found, Verifier};
@@ -44,13 +43,11 @@ pub(super) struct Name {
     shared: Option<Shared>,
 }
 
-/// The configurations that all clients of a name share. They differ in where a session is between two connections.
+/// The configurations that all clients of a name share, by what they speak: they differ in what a ticket is.
 #[derive(Debug)]
 struct Shared {
-    /// In our memory. For clients of TLS 1.3, which take each ticket once.
-    remembering: Arc<ServerConfig>,
-    /// In the ticket, sealed. For clients of TLS 1.2, which take a ticket for many connections at once.
-    sealing: Arc<ServerConfig>,
+    tls13: Arc<ServerConfig>,
+    tls12: Arc<ServerConfig>,
 }
 
 impl Name {
@@ -124,9 +121,9 @@ impl Name {
     ) -> Result<Arc<ServerConfig>, rustls::Error> {
         if let Some(shared) = &self.shared {
             let config = if self.speaks_tls13(hello) {
-                &shared.remembering
+                &shared.tls13
             } else {
-                &shared.sealing
+                &shared.tls12
             };
             return Ok(Arc::clone(config));
         }
@@ -166,8 +163,8 @@ impl Name {
         Ok(Arc::new(config))
     }
 
-    /// Whether the connection is going to be one of TLS 1.3, for all that rustls tells of a ClientHello: whoever names a
-    /// suite of it, but not the version, is a client of TLS 1.2 whose session is remembered by its id.
+    /// Whether the connection is going to be one of TLS 1.3, for all that rustls tells of a ClientHello. Whoever names a suite
+    /// of it, but not the version, is a client of TLS 1.2 whose tickets may be good for one connection only.
     fn speaks_tls13(&self, hello: &ClientHello<'_>) -> bool {
         let suites = self.provider.cipher_suites.iter();
         let mut suites = suites.filter(|suite| suite.version() == &TLS13);
@@ -188,26 +185,24 @@ impl Name {
             return Ok(None);
         }
         let verifier = asked.then(|| Verifier::possession(Arc::clone(&self.hints), &self.provider));
-        let mut remembering = self.config(verifier, Alpn::Client)?;
-        remembering.send_tls13_tickets = self.settings.tickets;
-        let sessions = NonZeroUsize::new(self.settings.sessions);
-        remembering.session_storage = match sessions.filter(|_| self.settings.tickets > 0) {
-            Some(sessions) => Arc::new(SessionStore::new(sessions)),
-            None => Arc::new(NoServerSessionStorage {}),
-        };
-        let mut sealing = remembering.clone();
-        if self.settings.tickets > 0 {
-            sealing.ticketer = Ticketer::new()?;
+        let mut tls12 = self.config(verifier, Alpn::Client)?;
+        let NameSettings {
+            sessions, tickets, ..
+        } = self.settings;
+        tls12.send_tls13_tickets = tickets;
+        if tickets == 0 {
+            tls12.session_storage = Arc::new(NoServerSessionStorage {});
+        } else {
+            tls12.session_storage = Arc::new(SessionsById::new(sessions));
+            tls12.ticketer = Ticketer::new()?;
         }
-        let sealing = Arc::new(sealing);
-        let remembering = match sessions {
-            Some(_) => Arc::new(remembering),
-            None => Arc::clone(&sealing),
-        };
-        Ok(Some(Shared {
-            remembering,
-            sealing,
-        }))
+        let mut tls13 = tls12.clone();
+        if tickets > 0 {
+            let (sealing, random) = (Arc::clone(&tls12.ticketer), self.provider.secure_random);
+            tls13.ticketer = Arc::new(RememberingTicketer::new(sessions, sealing, random));
+        }
+        let [tls13, tls12] = [tls13, tls12].map(Arc::new);
+        Ok(Some(Shared { tls13, tls12 }))
     }
 
     fn config(

@@ -1,170 +1,230 @@
-//! The memory of sessions that can be resumed.
+//! Sessions that can be resumed, and what is remembered of them.
 
 use std::fmt;
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lru::LruCache;
-use rustls::server::StoresServerSessions;
+use rustls::crypto::SecureRandom;
+use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
 use tokio::time::Instant;
 
-/// How long a session can be resumed, which is what rustls tells clients of TLS 1.3 (RFC 8446 §4.6.1).
-const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A larger session is not remembered: twice a leaf and an intermediate with RSA keys of 4096 bits. What a client presents is
-/// judged after the handshake, so that whoever fills the memory needs no certificate that is good for anything.
+/// A larger session is not remembered: twice a leaf and an intermediate with RSA keys of 4096 bits. What a client presents is judged
+/// after the handshake, so that whoever fills the memory needs no certificate that is good for anything.
 const LARGEST: usize = 8 << 10;
 
-/// Sessions by the random number that stands for each in the client's ticket, or is its session id in TLS 1.2.
+/// Makes the tickets of TLS 1.3: random numbers by which sessions are remembered. A session for which there is no room is
+/// sealed into its ticket by another ticketer, so that nobody's session goes for another's.
 ///
-/// A client that comes again sends 32 bytes in place of a sealed session with its whole chain, and there is no key that a
-/// session could be forged with. One of TLS 1.3 is forgotten when it is resumed, so that nobody links two connections by
-/// one ticket (RFC 8446 §C.4). When the memory is full, the oldest is forgotten.
-pub(super) struct SessionStore {
-    capacity: NonZeroUsize,
-    /// The oldest first: nothing is moved when it is looked at.
-    sessions: Mutex<LruCache<Vec<u8>, Session>>,
+/// A client that comes again sends 32 bytes in place of a sealed session with its whole chain, and a session that is
+/// remembered is forgotten when it is resumed: a ticket links two connections only (RFC 8446 §C.4). Not for TLS 1.2, where
+/// clients use one ticket for many connections.
+pub(super) struct RememberingTicketer {
+    capacity: usize,
+    /// The oldest first: nothing is moved until it is taken. No more than the capacity.
+    remembered: Mutex<LruCache<Id, Session>>,
+    sealing: Arc<dyn ProducesTickets>,
+    random: &'static dyn SecureRandom,
 }
 
+/// Shorter than any sealed session.
+type Id = [u8; 32];
+
 struct Session {
-    since: Instant,
+    until: Instant,
     /// As rustls encodes it, the client's chain included, and without the room that a vector keeps to grow.
     encoded: Box<[u8]>,
 }
 
 impl Session {
     fn has_ended(&self) -> bool {
-        self.since.elapsed() >= LIFETIME
+        self.until <= Instant::now()
     }
 }
 
-impl SessionStore {
-    pub(super) fn new(capacity: NonZeroUsize) -> Self {
+impl RememberingTicketer {
+    pub(super) fn new(
+        capacity: usize,
+        sealing: Arc<dyn ProducesTickets>,
+        random: &'static dyn SecureRandom,
+    ) -> Self {
         Self {
             capacity,
-            // A bounded one would take the room of all at once.
-            sessions: Mutex::new(LruCache::unbounded()),
+            // A bounded one would let the oldest go.
+            remembered: Mutex::new(LruCache::unbounded()),
+            sealing,
+            random,
         }
     }
 
-    fn sessions(&self) -> MutexGuard<'_, LruCache<Vec<u8>, Session>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn remembered(&self) -> MutexGuard<'_, LruCache<Id, Session>> {
+        self.remembered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a session, if there is room: by what.
+    fn remember(&self, encoded: &[u8]) -> Option<Id> {
+        /// More than comes in, so that what has ended goes, and few, so that nobody waits for it.
+        const OUT: usize = 2;
+        if encoded.len() > LARGEST {
+            return None;
+        }
+        let mut id = Id::default();
+        self.random.fill(&mut id).ok()?;
+        let session = Session {
+            until: Instant::now() + Duration::from_secs(self.lifetime().into()),
+            encoded: encoded.into(),
+        };
+        let mut remembered = self.remembered();
+        for _ in 0..OUT {
+            if remembered
+                .peek_lru()
+                .is_some_and(|(_, oldest)| oldest.has_ended())
+            {
+                remembered.pop_lru();
+            }
+        }
+        if remembered.len() >= self.capacity {
+            return None;
+        }
+        remembered.put(id, session);
+        Some(id)
     }
 }
 
-impl fmt::Debug for SessionStore {
+impl fmt::Debug for RememberingTicketer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionStore")
+        f.debug_struct("RememberingTicketer")
             .field("capacity", &self.capacity)
             .finish_non_exhaustive()
     }
 }
 
-impl StoresServerSessions for SessionStore {
-    fn put(&self, id: Vec<u8>, encoded: Vec<u8>) -> bool {
-        /// More than comes in, so that what has ended goes, and few, so that nobody waits for it.
-        const OUT: usize = 2;
-        if encoded.len() > LARGEST {
-            return false;
+impl ProducesTickets for RememberingTicketer {
+    fn enabled(&self) -> bool {
+        self.sealing.enabled()
+    }
+
+    fn lifetime(&self) -> u32 {
+        self.sealing.lifetime()
+    }
+
+    fn encrypt(&self, encoded: &[u8]) -> Option<Vec<u8>> {
+        match self.remember(encoded) {
+            Some(id) => Some(id.to_vec()),
+            None => self.sealing.encrypt(encoded),
         }
-        let session = Session {
-            since: Instant::now(),
-            encoded: encoded.into_boxed_slice(),
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        let Ok(id) = Id::try_from(ticket) else {
+            return self.sealing.decrypt(ticket);
         };
-        let mut sessions = self.sessions();
-        for _ in 0..OUT {
-            let full = sessions.len() >= self.capacity.get();
-            match sessions.peek_lru() {
-                Some((_, oldest)) if full || oldest.has_ended() => drop(sessions.pop_lru()),
-                Some(_) | None => break,
-            }
-        }
-        sessions.put(id, session);
-        true
-    }
-
-    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
-        let sessions = self.sessions();
-        let found = sessions.peek(id).filter(|session| !session.has_ended());
-        found.map(|session| session.encoded.to_vec())
-    }
-
-    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
-        let found = self.sessions().pop(id);
+        let found = self.remembered().pop(&id);
         found
             .filter(|session| !session.has_ended())
             .map(|session| session.encoded.into_vec())
     }
+}
+
+/// The sessions of TLS 1.2 by their ids, for clients without tickets. When it is full, the oldest is forgotten.
+#[derive(Debug)]
+pub(super) struct SessionsById(Arc<ServerSessionMemoryCache>);
+
+impl SessionsById {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self(ServerSessionMemoryCache::new(capacity))
+    }
+}
+
+impl StoresServerSessions for SessionsById {
+    fn put(&self, id: Vec<u8>, encoded: Vec<u8>) -> bool {
+        encoded.len() <= LARGEST && self.0.put(id, encoded)
+    }
+
+    fn get(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.0.get(id)
+    }
+
+    fn take(&self, id: &[u8]) -> Option<Vec<u8>> {
+        self.0.take(id)
+    }
 
     fn can_cache(&self) -> bool {
-        true
+        self.0.can_cache()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
+
     use super::*;
 
-    fn store(capacity: usize) -> SessionStore {
-        SessionStore::new(NonZeroUsize::new(capacity).unwrap())
+    fn ticketer(capacity: usize) -> RememberingTicketer {
+        let random = default_provider().secure_random;
+        RememberingTicketer::new(capacity, Ticketer::new().unwrap(), random)
     }
 
-    fn put(store: &SessionStore, id: u8) {
-        assert!(store.put(vec![id; 32], vec![id; 8]));
-    }
-
-    fn known(store: &SessionStore) -> Vec<u8> {
-        (0..10)
-            .filter(|id| store.get(&[*id; 32]).is_some())
-            .collect()
+    fn is_remembered(ticket: &[u8]) -> bool {
+        ticket.len() == size_of::<Id>()
     }
 
     #[test]
-    fn a_session_is_taken_once_and_looked_at_often() {
-        let store = store(4);
-        put(&store, 1);
-        for _ in 0..2 {
-            assert_eq!(store.get(&[1; 32]), Some(vec![1; 8]));
+    fn a_remembered_session_is_taken_once() {
+        let ticketer = ticketer(4);
+        let [one, two] = [b"one", b"two"].map(|session| ticketer.encrypt(session).unwrap());
+        assert!(is_remembered(&one) && is_remembered(&two) && one != two);
+        assert_eq!(ticketer.decrypt(&one), Some(b"one".to_vec()));
+        assert_eq!(ticketer.decrypt(&one), None);
+        assert_eq!(ticketer.decrypt(&two), Some(b"two".to_vec()));
+        assert_eq!(ticketer.decrypt(&[0; 32]), None);
+        assert_eq!(ticketer.decrypt(b""), None);
+    }
+
+    #[test]
+    fn a_session_for_which_there_is_no_room_is_sealed_and_takes_nobodys_place() {
+        let ticketer = ticketer(2);
+        let tickets: Vec<_> = (0..4)
+            .map(|session| ticketer.encrypt(&[session]).unwrap())
+            .collect();
+        let kinds: Vec<_> = tickets.iter().map(|ticket| is_remembered(ticket)).collect();
+        assert_eq!(kinds, [true, true, false, false]);
+        for (session, ticket) in (0..).zip(&tickets) {
+            assert_eq!(ticketer.decrypt(ticket), Some(vec![session]));
         }
-        assert_eq!(store.take(&[1; 32]), Some(vec![1; 8]));
-        assert_eq!(store.take(&[1; 32]), None);
-        assert_eq!(store.get(&[1; 32]), None);
-    }
-
-    #[test]
-    fn the_oldest_session_is_forgotten_when_the_memory_is_full() {
-        let store = store(3);
-        (0..3).for_each(|id| put(&store, id));
-        assert_eq!(known(&store), [0, 1, 2]);
-        put(&store, 3);
-        assert_eq!(known(&store), [1, 2, 3]);
-        store.take(&[2; 32]).unwrap();
-        put(&store, 4);
-        assert_eq!(known(&store), [1, 3, 4]);
+        assert!(is_remembered(&ticketer.encrypt(b"room again").unwrap()));
     }
 
     #[test]
     fn a_session_with_a_chain_that_is_too_long_is_not_remembered() {
-        let store = store(3);
-        for (len, kept) in [(LARGEST, true), (LARGEST + 1, false)] {
-            assert_eq!(store.put(vec![0; 32], vec![0; len]), kept);
-            assert_eq!(store.take(&[0; 32]).is_some(), kept);
+        let (ticketer, by_id) = (ticketer(2), SessionsById::new(2));
+        for (len, remembered) in [(LARGEST, true), (LARGEST + 1, false)] {
+            let session = vec![7; len];
+            let ticket = ticketer.encrypt(&session).unwrap();
+            assert_eq!(is_remembered(&ticket), remembered);
+            assert_eq!(ticketer.decrypt(&ticket).as_ref(), Some(&session));
+            assert_eq!(by_id.put(vec![1], session), remembered);
+            assert_eq!(by_id.get(&[1]).is_some(), remembered);
+            by_id.take(&[1]);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_ends_after_a_day_and_leaves_the_memory() {
-        let store = store(10);
-        (0..5).for_each(|id| put(&store, id));
-        tokio::time::advance(LIFETIME / 2).await;
-        put(&store, 5);
-        assert_eq!(known(&store), [0, 1, 2, 3, 4, 5]);
-        tokio::time::advance(LIFETIME / 2).await;
-        assert_eq!(known(&store), [5]);
-        assert_eq!(store.take(&[4; 32]), None);
-        (6..9).for_each(|id| put(&store, id));
-        assert_eq!(known(&store), [5, 6, 7, 8]);
-        assert_eq!(store.sessions().len(), 4);
+    async fn a_remembered_session_ends_and_leaves_the_memory() {
+        let ticketer = ticketer(5);
+        let lifetime = Duration::from_secs(ticketer.lifetime().into());
+        let old: Vec<_> = (0..5).map(|_| ticketer.encrypt(b"old").unwrap()).collect();
+        tokio::time::advance(lifetime - Duration::from_secs(1)).await;
+        assert_eq!(ticketer.decrypt(&old[0]), Some(b"old".to_vec()));
+        assert!(is_remembered(&ticketer.encrypt(b"young").unwrap()));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(ticketer.decrypt(&old[1]), None);
+        let young: Vec<_> = (0..4)
+            .map(|_| ticketer.encrypt(b"young").unwrap())
+            .collect();
+        assert!(young.iter().all(|ticket| is_remembered(ticket)));
+        assert_eq!(ticketer.remembered().len(), 5);
     }
 }

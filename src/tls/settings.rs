@@ -52,8 +52,8 @@ pub struct NameSettings {
     pub cipher_suites: Vec<String>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
-    /// How many sessions are remembered: those of TLS 1.3, and those of clients that know no tickets. With 0, a ticket of
-    /// TLS 1.3 holds its session itself, as one of TLS 1.2 does.
+    /// How many sessions of TLS 1.3 are remembered, and how many of TLS 1.2. One of TLS 1.3 for which there is no room is
+    /// sealed into its ticket.
     pub sessions: usize,
     /// How many tickets a client gets after a handshake; 0 switches resumption off.
     pub tickets: usize,
@@ -72,7 +72,7 @@ impl Default for NameSettings {
             cipher_suites: Vec::new(),
             http2: true,
             sessions: 10_000, // 1 to 4 KiB each, most of it the client's chain
-            tickets: 1, // each is a session that is remembered, and a client that comes again gets another
+            tickets: 1, // each takes the room of a session, and a client that comes again gets another
         }
     }
 }

@@ -427,6 +427,7 @@ async fn unchanged_names_keep_their_sessions_when_another_changes() {
 
 #[tokio::test]
 async fn a_remembered_session_is_resumed_once_and_a_sealed_one_as_often_as_the_client_likes() {
+    const TICKET: &str = "TLS session ticket lifetime hint";
     let pki = Pki::new();
     let remembering = name(&pki, &["remembering.test"]);
     let sealing = NameSettings {
@@ -438,49 +439,75 @@ async fn a_remembered_session_is_resumed_once_and_a_sealed_one_as_often_as_the_c
         ..name(&pki, &["old.test"])
     };
     let server = Server::start(&pki, vec![remembering, sealing, old], true).await;
-    for (asked, version, again) in [
-        ("remembering.test", "-tls1_3", "New, TLSv1.3"),
-        ("remembering.test", "-tls1_2", "Reused, TLSv1.2"),
-        ("sealing.test", "-tls1_3", "Reused, TLSv1.3"),
-        ("sealing.test", "-tls1_2", "Reused, TLSv1.2"),
-        // A client that offers both versions, and is not taken for one of TLS 1.3 by that.
-        ("old.test", "-no_ssl3", "Reused, TLSv1.2"),
+    for (asked, offered, again) in [
+        ("remembering.test", &["-tls1_3"][..], "New, TLSv1.3"),
+        ("remembering.test", &["-tls1_2"], "Reused, TLSv1.2"),
+        (
+            "remembering.test",
+            &["-tls1_2", "-no_ticket"],
+            "Reused, TLSv1.2",
+        ),
+        ("sealing.test", &["-tls1_3"], "Reused, TLSv1.3"),
+        ("sealing.test", &["-tls1_2"], "Reused, TLSv1.2"),
+        // Offers both versions, and gets a ticket of the one that it speaks here.
+        ("old.test", &[], "Reused, TLSv1.2"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("session");
         let file = file.to_str().unwrap();
-        let asked = ["-servername", asked, version];
-        let resumed = again.replace("New", "Reused");
-        let full = again.replace("Reused", "New");
+        let (full, resumed) = (
+            again.replace("Reused", "New"),
+            again.replace("New", "Reused"),
+        );
         for (option, expected) in [
             ("-sess_out", full.as_str()),
             ("-sess_in", &resumed),
             ("-sess_in", again),
         ] {
-            let out = openssl(&server, &[&asked[..], &[option, file]].concat()).await;
+            let arguments = [&["-servername", asked, option, file], offered].concat();
+            let out = openssl(&server, &arguments).await;
             assert!(out.contains(expected) && out.contains("said\n"), "{out}");
+            assert_eq!(
+                out.contains(TICKET),
+                !offered.contains(&"-no_ticket"),
+                "{out}"
+            );
         }
     }
     server.stop().await;
 }
 
 #[tokio::test]
-async fn no_more_sessions_are_remembered_than_is_set() {
+async fn a_client_for_whose_session_there_is_no_room_resumes_all_the_same() {
     let pki = Pki::new();
-    let two = NameSettings {
-        sessions: 2,
+    let one = NameSettings {
+        sessions: 1,
         ..name(&pki, &["gw.test"])
     };
-    let server = Server::start(&pki, vec![two], true).await;
-    let clients = ["pc-1.test", "pc-2.test", "pc-3.test"]
-        .map(|name| Offer::to("gw.test").with(&pki.client(name)));
-    for client in &clients {
-        assert!(!server.connect(client).await.unwrap().said.resumed);
+    let server = Server::start(&pki, vec![one], true).await;
+    let clients =
+        ["pc-1.test", "pc-2.test"].map(|name| Offer::to("gw.test").with(&pki.client(name)));
+    for resumed in [false, true, true] {
+        for client in &clients {
+            assert_eq!(server.connect(client).await.unwrap().said.resumed, resumed);
+        }
     }
-    // The oldest went; who comes again gets another in place of the one that is taken.
-    for (client, resumed) in [(2, true), (1, true), (0, false), (1, true), (2, false)] {
-        let said = server.connect(&clients[client]).await.unwrap().said;
-        assert_eq!(said.resumed, resumed, "client {client}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_tickets_nothing_is_resumed() {
+    let pki = Pki::new();
+    let none = NameSettings {
+        tickets: 0,
+        ..name(&pki, &["gw.test"])
+    };
+    let server = Server::start(&pki, vec![none], true).await;
+    for version in rustls::ALL_VERSIONS {
+        let offer = Offer::to("gw.test").version(version);
+        for _ in 0..2 {
+            assert!(!server.connect(&offer).await.unwrap().said.resumed);
+        }
     }
     server.stop().await;
 }
