@@ -37,8 +37,8 @@ struct Session {
 }
 
 impl Session {
-    fn has_ended(&self) -> bool {
-        self.until <= Instant::now()
+    fn has_ended(&self, now: Instant) -> bool {
+        self.until <= now
     }
 }
 
@@ -70,24 +70,23 @@ impl RememberingTicketer {
         if encoded.len() > LARGEST {
             return None;
         }
-        let mut id = Id::default();
-        self.random.fill(&mut id).ok()?;
-        let session = Session {
-            until: Instant::now() + Duration::from_secs(self.lifetime().into()),
-            encoded: encoded.into(),
-        };
+        let now = Instant::now();
         let mut remembered = self.remembered();
         for _ in 0..OUT {
-            if remembered
-                .peek_lru()
-                .is_some_and(|(_, oldest)| oldest.has_ended())
-            {
+            let oldest = remembered.peek_lru();
+            if oldest.is_some_and(|(_, oldest)| oldest.has_ended(now)) {
                 remembered.pop_lru();
             }
         }
         if remembered.len() >= self.capacity {
             return None;
         }
+        let mut id = Id::default();
+        self.random.fill(&mut id).ok()?;
+        let session = Session {
+            until: now + Duration::from_secs(self.lifetime().into()),
+            encoded: encoded.into(),
+        };
         remembered.put(id, session);
         Some(id)
     }
@@ -123,7 +122,7 @@ impl ProducesTickets for RememberingTicketer {
         };
         let found = self.remembered().pop(&id);
         found
-            .filter(|session| !session.has_ended())
+            .filter(|session| !session.has_ended(Instant::now()))
             .map(|session| session.encoded.into_vec())
     }
 }
