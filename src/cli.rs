@@ -23,6 +23,7 @@ use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::process::take_turns;
 use crate::settings::Problem;
 
 const FAILED: u8 = 1;
@@ -224,9 +225,9 @@ fn print(text: impl AsRef<str>) -> anyhow::Result<()> {
 const READY_AT_ONCE: usize = 32;
 
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_io_events_per_tick(READY_AT_ONCE)
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().max_io_events_per_tick(READY_AT_ONCE);
+    let runtime = take_turns(&mut builder)
         .build()
         .map_err(anyhow::Error::from)?;
     runtime.block_on(work)

@@ -1,4 +1,4 @@
-//! What the process has from its system: signals, the service manager, memory and file descriptors.
+//! What the process has from its system: signals, the service manager, memory, file descriptors and its turns on the CPUs.
 //!
 //! Every call that exists on some systems only is here, behind `cfg`; the rest of the crate sees words and numbers. Nothing here
 //! decides anything.
@@ -6,10 +6,12 @@
 mod memory;
 mod notify;
 mod signals;
+mod turns;
 
 pub use memory::{FALLBACK_MEMORY, memory_bytes};
 pub use notify::{Notice, keep_watchdog, notify, watchdog_interval};
 pub use signals::{Signal, Signals};
+pub use turns::take_turns;
 
 // More than any instance serves, and far below the billion that some container engines set.
 #[cfg(unix)]

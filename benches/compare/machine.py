@@ -18,11 +18,18 @@ class Failure(Exception):
     """Something that ends the run, with what to do about it."""
 
 
+_given = set()
+
+
 def free_port():
-    """A TCP port of loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port of loopback that nobody listens on at this moment, and another each time: its listener may be yet to come."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def listens(port):
