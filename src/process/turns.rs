@@ -9,9 +9,10 @@
 
 use std::cell::Cell;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Builder;
+use tokio::time::Instant;
 
 /// How long a turn is at least: yielding after each request or handshake costs more than it gives.
 const TURN: Duration = Duration::from_micros(200);
