@@ -34,7 +34,7 @@
 //! |---|---|---|
 //! | 0 | [`units`], [`reason`], [`tasks`], [`drain`], [`pieces`], [`frames`], [`allowance`], [`timer`] | sizes and durations; the closed list of reasons; the owner of tasks; the words of a drain; reading and writing in large pieces; budgets of HTTP/2 frames; what one body may hold; a timer for many waits |
 //! | 1 | [`settings`] | reads TOML and records every fault with its key path |
-//! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory |
+//! | 2 | [`role`], [`metrics`], [`logging`], [`process`] | what can be published; metric families; log and access log; signals, systemd, memory, turns on the CPUs |
 //! | 3 | [`pki`], [`message`], [`fetch`] | certificates, CRLs and paths; header, path and body rules, refusals; outbound HTTP with limits |
 //! | 4 | [`alerts`], [`tls`], [`identity`], [`instances`], [`revocation`] | what expires; the only rustls configurations; verified peers, generations of trust, live connections; who this instance is; CRLs that are fetched and kept fresh |
 //! | 5 | [`routing`], [`tunnel`], [`backend`] | path → endpoint; both ends of a tunnel; connections to backends |

@@ -1,7 +1,7 @@
 //! What the process has from its system: signals, the service manager, memory, file descriptors and its turns on the CPUs.
 //!
 //! Every call that exists on some systems only is here, behind `cfg`; the rest of the crate sees words and numbers. Nothing here
-//! decides anything.
+//! decides anything but when a worker yields.
 
 mod memory;
 mod notify;
