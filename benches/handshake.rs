@@ -82,7 +82,7 @@ impl Ends {
         let (near, far) = tokio::io::duplex(PIPE);
         let accept = async {
             let mut accepted = self.server.accept(near, Port::Client).await.unwrap();
-            let live = self.trust.admit(&accepted.presented);
+            let live = self.trust.admit(accepted.presented());
             assert!(live.identity().is_some());
             accepted.stream.write_all(b"!").await.unwrap();
             accepted.stream.flush().await.unwrap();

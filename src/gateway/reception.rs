@@ -44,7 +44,7 @@ impl Handler for Reception {
 impl Reception {
     fn serve_client(&self, arrived: Arrived, http2: bool) -> Served {
         let seen = self.clients.generation();
-        let live = self.clients.admit(&arrived.accepted.presented);
+        let live = self.clients.admit(arrived.accepted.presented());
         match crl_of(&live) {
             Some(_) => Box::pin(self.clone().serve_in_doubt(arrived, http2, live, seen)),
             None => self.serve_judged(arrived, http2, live),
@@ -65,7 +65,7 @@ impl Reception {
                 break;
             }
             seen = current;
-            live = self.clients.admit(&arrived.accepted.presented);
+            live = self.clients.admit(arrived.accepted.presented());
         }
         self.serve_judged(arrived, http2, live).await;
     }
@@ -105,7 +105,7 @@ impl Reception {
             remote,
             unproven,
         } = arrived;
-        let mut live = self.connection_points.admit(&accepted.presented);
+        let mut live = self.connection_points.admit(accepted.presented());
         let identity = match live.certificate() {
             ClientCertificate::Verified(identity) => identity,
             ClientCertificate::Missing => {

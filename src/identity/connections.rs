@@ -65,10 +65,13 @@ impl Connections {
     }
 
     fn take_out(&self, id: u64, issuer: IssuerKey) {
-        if let Some(mut of_issuer) = self.by_issuer.get_mut(&issuer) {
-            of_issuer.remove(&id);
+        let is_last = self.by_issuer.get_mut(&issuer).is_some_and(|mut left| {
+            left.remove(&id);
+            left.is_empty()
+        });
+        if is_last {
+            self.by_issuer.remove_if(&issuer, |_, left| left.is_empty());
         }
-        self.by_issuer.remove_if(&issuer, |_, left| left.is_empty());
     }
 
     pub(super) fn len(&self) -> usize {

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::Identity;
 use crate::pki::{
@@ -28,6 +27,14 @@ struct Chain {
     /// The fingerprint of the path's anchor.
     anchor: String,
     issued: Vec<Issued>,
+}
+
+impl Chain {
+    /// Whether just this was presented.
+    fn is_of(&self, presented: &[CertificateDer<'_>]) -> bool {
+        let same = |(own, other): (&Bytes, &CertificateDer<'_>)| **own == **other;
+        self.presented.len() == presented.len() && self.presented.iter().zip(presented).all(same)
+    }
 }
 
 impl Verified {
@@ -125,7 +132,8 @@ impl Generation {
     ) -> Result<(Arc<Verified>, Found), CertificateFault> {
         let key = key_of(presented);
         let remembered = self.remembered().get(&key);
-        if let Some(verified) = remembered.filter(|verified| now <= verified.until) {
+        let holds = |of: &Arc<Verified>| of.chain.is_of(presented) && now <= of.until;
+        if let Some(verified) = remembered.filter(holds) {
             return Ok((verified, Found::Remembered));
         }
         let verified = self.verify_path(presented, now)?;
@@ -184,14 +192,11 @@ impl Generation {
 
 type Key = [u8; 32];
 
-/// A hash over everything presented, each certificate with its length.
+/// The end of the leaf. It is of the issuer's signature, so that no two leaves that verify share it; what else was presented
+/// is to be compared.
 fn key_of(presented: &[CertificateDer<'_>]) -> Key {
-    let mut hash = Sha256::new();
-    for certificate in presented {
-        hash.update(certificate.len().to_be_bytes());
-        hash.update(certificate);
-    }
-    hash.finalize().into()
+    let leaf = presented.first().and_then(|leaf| leaf.last_chunk());
+    leaf.copied().unwrap_or_default()
 }
 
 /// A bounded memory in two halves: when the young one is full it becomes the old one, and what is used moves back.

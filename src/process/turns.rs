@@ -116,12 +116,40 @@ mod tests {
         let runtime = yielding(&mut builder, give_way).build().unwrap();
         // A turn begins after a wait, which the first one may not have had.
         let yielded = (0..100).any(|_| {
-            runtime.spawn(async {
-                let began = Instant::now();
-                while began.elapsed() < TURN {}
-            });
+            runtime.spawn(async { spin(TURN) });
             hears.recv_timeout(Duration::from_millis(100)).is_ok()
         });
         assert!(yielded);
+    }
+
+    #[test]
+    fn a_worker_whose_yield_took_long_does_not_yield_again_at_once() {
+        let (told, hears) = mpsc::channel();
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(1);
+        let runtime = yielding(&mut builder, move || {
+            spin(AWAY);
+            told.send(Instant::now()).unwrap();
+        })
+        .build()
+        .unwrap();
+        let turn = || {
+            runtime
+                .block_on(runtime.spawn(async { spin(TURN) }))
+                .unwrap()
+        };
+        let came_back = (0..1000).find_map(|_| {
+            turn();
+            hears.try_recv().ok()
+        });
+        let back = came_back.expect("a turn that was long enough ends with a yield");
+        (0..100).for_each(|_| turn());
+        let again = hears.try_recv();
+        assert!(again.is_err() || again.is_ok_and(|again| again - back >= KEEPS));
+    }
+
+    fn spin(long: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < long {}
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, HandshakeKind, ProtocolVersion, ServerConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::server::{Choice, ServerTls};
 use super::settings::ClientCertificates;
@@ -46,14 +46,20 @@ pub struct Accepted<IO> {
     pub purpose: Purpose,
     /// The server name that the client asked for, in lower case and without trailing dot.
     pub server_name: Option<String>,
-    /// The certificates that the client presented in this handshake, or in the one that is resumed; leaf first.
-    /// The client holds the key of the leaf; nothing else of it is verified, except for tunnels and names with
-    /// [`super::OnBadClientCertificate::Alert`].
-    pub presented: Vec<CertificateDer<'static>>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
     /// Whether the name asks for client certificates. With `Require`, requests without a verified one are to be refused.
     pub client_certificates: ClientCertificates,
+}
+
+impl<IO> Accepted<IO> {
+    /// The certificates that the client presented in this handshake, or in the one that is resumed; leaf first.
+    /// The client holds the key of the leaf; nothing else of it is verified, except for tunnels and names with
+    /// [`super::OnBadClientCertificate::Alert`].
+    pub fn presented(&self) -> &[CertificateDer<'static>] {
+        let (_, session) = self.stream.get_ref();
+        session.peer_certificates().unwrap_or_default()
+    }
 }
 
 /// Why a handshake failed. The peer was told by an alert and the connection is closed.
@@ -79,35 +85,72 @@ impl ServerTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), LateTickets::new(io));
-        let mut start = match (&mut acceptor).await {
-            Ok(start) => start,
-            Err(error) => return Err(end(acceptor.take_io(), AcceptError::of(&error)).await),
-        };
+        let start = hello(LateTickets::new(io)).await?;
         let found = Found::default();
-        let choice = self.choose(&start.client_hello(), port, &found);
-        let choice = match choice {
-            Ok(choice) => choice,
-            Err(error) => {
-                // If it cannot be written, the peer is gone and needs no alert.
-                let _ = start.io.write_all(&plain_alert(error.reason)).await;
-                return Err(end(Some(start.io), error).await);
-            }
-        };
-        let mut last_word = false;
-        let note = |session: &mut ServerConnection| last_word = client_has_last_word(session);
-        let mut accept = start.into_stream_with(choice.config.clone(), note);
-        if last_word && let Some(io) = accept.get_mut() {
-            io.hold();
-        }
-        match accept.into_fallible().await {
-            Ok(stream) => Ok(accepted(Box::new(stream), choice)),
-            Err((error, io)) => {
-                let error = AcceptError::of_certificate(&error, &found, choice.tunnel);
-                Err(end(Some(io), error).await)
-            }
+        match self.choose(&start.client_hello(), port, &found) {
+            Ok(choice) => shake_hands(start, choice, found).await,
+            Err(error) => Err(turn_away(start.io, error).await),
         }
     }
+}
+
+// Each step is a future of its own, so that what only one of them needs takes no place beside the others.
+
+/// Reads the client's hello.
+async fn hello<IO>(io: LateTickets<IO>) -> Result<StartHandshake<LateTickets<IO>>, AcceptError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), io);
+    match (&mut acceptor).await {
+        Ok(start) => Ok(start),
+        Err(error) => Err(end(acceptor.take_io(), AcceptError::of(&error)).await),
+    }
+}
+
+/// Ends a connection whose client asks for what is not served.
+async fn turn_away<IO>(mut io: LateTickets<IO>, error: AcceptError) -> AcceptError
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    // If it cannot be written, the peer is gone and needs no alert.
+    let _ = io.write_all(&plain_alert(error.reason)).await;
+    end(Some(io), error).await
+}
+
+/// Does what comes after the hello.
+async fn shake_hands<IO>(
+    start: StartHandshake<LateTickets<IO>>,
+    choice: Choice,
+    found: Found,
+) -> Result<Accepted<IO>, AcceptError>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    match answered(start, &choice).into_fallible().await {
+        Ok(stream) => Ok(accepted(Box::new(stream), choice)),
+        Err((error, io)) => {
+            let error = AcceptError::of_certificate(&error, &found, choice.tunnel);
+            Err(end(Some(io), error).await)
+        }
+    }
+}
+
+/// The handshake with the server's flight in it, which is not sent yet.
+fn answered<IO>(
+    start: StartHandshake<LateTickets<IO>>,
+    choice: &Choice,
+) -> tokio_rustls::Accept<LateTickets<IO>>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut last_word = false;
+    let note = |session: &mut ServerConnection| last_word = client_has_last_word(session);
+    let mut accept = start.into_stream_with(choice.config.clone(), note);
+    if last_word && let Some(io) = accept.get_mut() {
+        io.hold();
+    }
+    accept
 }
 
 /// Whether what the server writes after its flight are tickets, or the alert that ends the handshake: not in TLS 1.2, nor
@@ -129,14 +172,9 @@ fn accepted<IO>(mut stream: Box<TlsStream<LateTickets<IO>>>, choice: Choice) -> 
         let http2 = session.alpn_protocol() == Some(b"h2");
         Purpose::Client { http2 }
     };
-    let presented = session.peer_certificates().unwrap_or_default();
     Accepted {
         purpose,
         server_name: choice.server_name,
-        presented: presented
-            .iter()
-            .map(|der| der.clone().into_owned())
-            .collect(),
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
         client_certificates: choice.client_certificates,
         stream,

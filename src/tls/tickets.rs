@@ -18,8 +18,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 /// Holds the tickets of a handshake back until something else is written, and sends them with that.
 ///
 /// RFC 8446 §4.6.1 has a server send tickets at any time after the client's Finished; a client whose tickets come with
-/// its first answer reads once in place of twice. Closing sends them, and so does a read or a flush once they have waited
-/// for a second; no timer of their own does.
+/// its first answer reads once in place of twice. Closing sends them, and so does a flush, or a read that finds nothing, once
+/// they have waited for a second; no timer of their own does.
 #[derive(Debug)]
 pub struct LateTickets<IO> {
     io: IO,
@@ -121,10 +121,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for LateTickets<IO> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // The read itself says what is wrong with the stream.
-        let _ = self.poll_overdue(cx);
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if read.is_pending() {
+            // The next read says what is wrong with the stream.
+            let _ = self.poll_overdue(cx);
+        }
+        ready!(read)?;
         if matches!(self.state, State::Flight) && buffer.filled().len() > before {
             self.state = State::Gathering(Vec::new());
         }

@@ -38,6 +38,32 @@ fn a_chain_is_remembered_until_it_ends_and_the_memory_is_bounded() {
 }
 
 #[test]
+fn only_what_was_presented_byte_for_byte_is_remembered() {
+    let now = UnixTime::now();
+    let root = Authority::root("Root", key(), Validity::days(now, 100)).unwrap();
+    let issuing = root
+        .intermediate("Issuing", key(), Validity::days(now, 100))
+        .unwrap();
+    let generation = generation(&root, 4);
+    let leaf = Leaf::client("pc-1.test", Validity::days(now, 10));
+    let chain = issuing.issue(&leaf, &key()).unwrap().chain;
+    let found = |presented: &[CertificateDer<'_>]| generation.verify(presented, now);
+    assert_eq!(found(&chain).unwrap().1, Found::Computed);
+    assert_eq!(found(&chain).unwrap().1, Found::Remembered);
+
+    let fault = found(&chain[..1]).unwrap_err();
+    assert_eq!(fault.reason, crate::reason::Reason::CertificateUnknownIssuer);
+    let renamed = {
+        let mut der = chain[0].to_vec();
+        let at = der.windows(9).position(|name| name == b"pc-1.test");
+        der[at.unwrap() + 3] = b'2';
+        [CertificateDer::from(der), chain[1].clone()]
+    };
+    found(&renamed).unwrap_err();
+    assert_eq!(found(&chain).unwrap().1, Found::Remembered);
+}
+
+#[test]
 fn an_identity_is_named_by_its_first_dns_name_and_shares_what_was_presented() {
     let now = UnixTime::now();
     let root = Authority::root("Root", key(), Validity::days(now, 100)).unwrap();

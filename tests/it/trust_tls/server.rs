@@ -241,7 +241,7 @@ async fn say(
         Purpose::Client { http2 } => (clients, Some(http2)),
         Purpose::Tunnel => (points, None),
     };
-    let live = trust.admit(&accepted.presented);
+    let live = trust.admit(accepted.presented());
     let fault = match live.certificate() {
         ClientCertificate::Refused(fault) => Some(fault),
         ClientCertificate::Missing | ClientCertificate::Verified(_) => None,
