@@ -257,7 +257,10 @@ impl Life<'_> {
                 biased;
                 // First: the peer is to hear of a smaller window before it hears of the requests that made it small.
                 () = fit => (),
-                result = &mut *connection => return result,
+                result = poll_fn(|cx| {
+                    connection.expect(self.link.in_flight());
+                    Pin::new(&mut *connection).poll(cx)
+                }) => return result,
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -276,14 +276,17 @@ where
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        while let Poll::Ready(next) = connection.poll_accept(cx) {
+        loop {
+            connection.expect(self.ties.in_flight.load(Ordering::Relaxed));
+            let Poll::Ready(next) = connection.poll_accept(cx) else {
+                return Poll::Pending;
+            };
             match next {
                 Some(Ok((request, way))) => self.dispatch(request, way),
                 Some(Err(error)) => return Poll::Ready(Some(error)),
                 None => return Poll::Ready(None),
             }
         }
-        Poll::Pending
     }
 
     /// Returns when the tunnel is to drain and the last line of every roles stream is on its way.

@@ -10,6 +10,7 @@ use h2::server::SendResponse;
 use h2::{RecvStream, client, server};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::Handle;
 
 use super::io::Watched;
 use super::settings::Wire;
@@ -25,17 +26,57 @@ type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 pub(super) struct Client<IO: AsyncRead + AsyncWrite + Unpin> {
     pub(super) connection: client::Connection<Io<IO>, Bytes>,
     push: Push<Watched<IO>>,
-    waited: bool,
+    turn: Turn,
 }
 
 /// The connection point's end.
 pub(super) struct Server<IO: AsyncRead + AsyncWrite + Unpin> {
     pub(super) connection: server::Connection<Io<IO>, Bytes>,
     push: Push<Watched<IO>>,
-    waited: bool,
+    turn: Turn,
+}
+
+/// Whether other tasks that are ready come first: they have something to say as well, and all goes out together.
+#[derive(Debug)]
+struct Turn {
+    /// Whether there may be others.
+    others: bool,
+    one_worker: bool,
+    /// Whether the others have had theirs.
+    is_taken: bool,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            others: true,
+            one_worker: Handle::current().metrics().num_workers() == 1,
+            is_taken: false,
+        }
+    }
+}
+
+impl Turn {
+    /// Where there are no others, another worker would only be woken to look for them. A single one wakes none.
+    fn expect(&mut self, in_flight: usize) {
+        self.others = self.one_worker || in_flight > 1;
+    }
+
+    fn is_for_others(&mut self, cx: &Context<'_>) -> bool {
+        let waits = self.others && !std::mem::replace(&mut self.is_taken, true);
+        if waits {
+            cx.waker().wake_by_ref();
+        }
+        waits
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
+    /// Is told before a poll how many requests are in flight.
+    pub(super) fn expect(&mut self, in_flight: usize) {
+        self.turn.expect(in_flight);
+    }
+
     /// Begins HTTP/2. The first bytes are written when the connection is first polled.
     ///
     /// # Errors
@@ -49,7 +90,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         let driven = Self {
             connection,
             push,
-            waited: false,
+            turn: Turn::default(),
         };
         Ok((sender, driven))
     }
@@ -60,12 +101,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Client<IO> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if !std::mem::replace(&mut this.waited, true) {
-            // Other tasks that are ready have requests, too: they come first, and all go out together.
-            cx.waker().wake_by_ref();
+        if this.turn.is_for_others(cx) {
             return Poll::Pending;
         }
-        this.waited = false;
+        this.turn.is_taken = false;
         let polled = Pin::new(&mut this.connection).poll(cx);
         if polled.is_pending() {
             this.push.push(cx);
@@ -75,6 +114,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Client<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
+    /// Is told before a poll how many requests are in flight.
+    pub(super) fn expect(&mut self, in_flight: usize) {
+        self.turn.expect(in_flight);
+    }
+
     /// Begins HTTP/2, once the gateway has.
     ///
     /// # Errors
@@ -91,7 +135,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
         Ok(Self {
             connection: connection.await?,
             push,
-            waited: false,
+            turn: Turn::default(),
         })
     }
 
@@ -100,16 +144,47 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Accepted, h2::Error>>> {
-        if !std::mem::replace(&mut self.waited, true) {
-            // As for the gateway's end: other tasks have answers.
-            cx.waker().wake_by_ref();
+        if self.turn.is_for_others(cx) {
             return Poll::Pending;
         }
         let polled = self.connection.poll_accept(cx);
         if polled.is_pending() {
-            self.waited = false;
+            self.turn.is_taken = false;
             self.push.push(cx);
         }
         polled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+    use crate::tunnel::io::Traffic;
+
+    /// Whether the first poll of a connection with so many requests sends something.
+    async fn sends_at_once(in_flight: usize) -> bool {
+        let (ours, mut theirs): (DuplexStream, DuplexStream) = duplex(1 << 16);
+        let (io, _pulse) = Watched::new(ours, Traffic::default());
+        let (_sender, mut client) = Client::begin(&Wire::default(), io).await.unwrap();
+        client.expect(in_flight);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut client).poll(&mut cx).is_pending());
+        theirs.read_u8().now_or_never().is_some()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn only_requests_with_others_wait_for_them_where_that_would_wake_a_worker() {
+        assert!(sends_at_once(1).await);
+        assert!(!sends_at_once(2).await);
+    }
+
+    #[tokio::test]
+    async fn a_single_worker_lets_others_come_first_in_any_case() {
+        assert!(!sends_at_once(1).await);
     }
 }

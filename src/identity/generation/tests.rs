@@ -52,7 +52,10 @@ fn only_what_was_presented_byte_for_byte_is_remembered() {
     assert_eq!(found(&chain).unwrap().1, Found::Remembered);
 
     let fault = found(&chain[..1]).unwrap_err();
-    assert_eq!(fault.reason, crate::reason::Reason::CertificateUnknownIssuer);
+    assert_eq!(
+        fault.reason,
+        crate::reason::Reason::CertificateUnknownIssuer
+    );
     let renamed = {
         let mut der = chain[0].to_vec();
         let at = der.windows(9).position(|name| name == b"pc-1.test");
