@@ -192,8 +192,8 @@ impl Generation {
 
 type Key = [u8; 32];
 
-/// The end of the leaf. It is of the issuer's signature, so that no two leaves that verify share it; what else was presented
-/// is to be compared.
+/// The end of the leaf, which is of the issuer's signature. It only finds: what was presented is to be compared. Of the chains
+/// of one leaf, the last that verified is remembered.
 fn key_of(presented: &[CertificateDer<'_>]) -> Key {
     let leaf = presented.first().and_then(|leaf| leaf.last_chunk());
     leaf.copied().unwrap_or_default()

@@ -87,7 +87,8 @@ impl ServerTls {
     {
         let start = hello(LateTickets::new(io)).await?;
         let found = Found::default();
-        match self.choose(&start.client_hello(), port, &found) {
+        let choice = self.choose(&start.client_hello(), port, &found);
+        match choice {
             Ok(choice) => shake_hands(start, choice, found).await,
             Err(error) => Err(turn_away(start.io, error).await),
         }

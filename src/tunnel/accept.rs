@@ -1,7 +1,7 @@
 //! The gateway's side of one tunnel: from an accepted connection to its end.
 
 use std::future::{Future, pending, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -253,14 +253,15 @@ impl Life<'_> {
                     () = sleep(window::AGAIN), if window.is_unfit() => (),
                 }
             });
+            let moved = poll_fn(|cx| {
+                connection.expect(self.link.in_flight());
+                Pin::new(&mut *connection).poll(cx)
+            });
             tokio::select! {
                 biased;
                 // First: the peer is to hear of a smaller window before it hears of the requests that made it small.
                 () = fit => (),
-                result = poll_fn(|cx| {
-                    connection.expect(self.link.in_flight());
-                    Pin::new(&mut *connection).poll(cx)
-                }) => return result,
+                result = moved => return result,
             }
         }
     }

@@ -46,18 +46,17 @@ struct Turn {
     is_taken: bool,
 }
 
-impl Default for Turn {
-    fn default() -> Self {
+impl Turn {
+    /// On the runtime that this is called on. Others are expected until something else is said.
+    fn new() -> Self {
         Self {
             others: true,
             one_worker: Handle::current().metrics().num_workers() == 1,
             is_taken: false,
         }
     }
-}
 
-impl Turn {
-    /// Where there are no others, another worker would only be woken to look for them. A single one wakes none.
+    /// Where there is no other request, another worker would be woken to look for one. A single worker wakes none.
     fn expect(&mut self, in_flight: usize) {
         self.others = self.one_worker || in_flight > 1;
     }
@@ -72,7 +71,7 @@ impl Turn {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
-    /// Is told before a poll how many requests are in flight.
+    /// Is told how many requests are in flight, as far as they are counted: the last word holds.
     pub(super) fn expect(&mut self, in_flight: usize) {
         self.turn.expect(in_flight);
     }
@@ -90,7 +89,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         let driven = Self {
             connection,
             push,
-            turn: Turn::default(),
+            turn: Turn::new(),
         };
         Ok((sender, driven))
     }
@@ -114,7 +113,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Client<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
-    /// Is told before a poll how many requests are in flight.
+    /// Is told how many requests are in flight, as far as they are counted: the last word holds.
     pub(super) fn expect(&mut self, in_flight: usize) {
         self.turn.expect(in_flight);
     }
@@ -135,7 +134,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Server<IO> {
         Ok(Self {
             connection: connection.await?,
             push,
-            turn: Turn::default(),
+            turn: Turn::new(),
         })
     }
 
