@@ -254,7 +254,7 @@ impl Life<'_> {
                 }
             });
             let moved = poll_fn(|cx| {
-                connection.expect(self.link.in_flight());
+                connection.expect(self.link.in_flight() + self.link.long_polls());
                 Pin::new(&mut *connection).poll(cx)
             });
             tokio::select! {
