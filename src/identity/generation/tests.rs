@@ -11,6 +11,14 @@ fn generation(root: &Authority, capacity: usize) -> Generation {
     Generation::new(1, anchors, Revocation::off(), Usage::Client, capacity)
 }
 
+/// A generation that trusts a root, and an authority below it.
+fn with_intermediate(now: UnixTime) -> (Generation, Authority) {
+    let validity = Validity::days(now, 100);
+    let root = Authority::root("Root", key(), validity).unwrap();
+    let issuing = root.intermediate("Issuing", key(), validity).unwrap();
+    (generation(&root, 4), issuing)
+}
+
 #[test]
 fn a_chain_is_remembered_until_it_ends_and_the_memory_is_bounded() {
     let now = UnixTime::now();
@@ -40,11 +48,7 @@ fn a_chain_is_remembered_until_it_ends_and_the_memory_is_bounded() {
 #[test]
 fn only_what_was_presented_byte_for_byte_is_remembered() {
     let now = UnixTime::now();
-    let root = Authority::root("Root", key(), Validity::days(now, 100)).unwrap();
-    let issuing = root
-        .intermediate("Issuing", key(), Validity::days(now, 100))
-        .unwrap();
-    let generation = generation(&root, 4);
+    let (generation, issuing) = with_intermediate(now);
     let leaf = Leaf::client("pc-1.test", Validity::days(now, 10));
     let chain = issuing.issue(&leaf, &key()).unwrap().chain;
     let found = |presented: &[CertificateDer<'_>]| generation.verify(presented, now);
@@ -63,17 +67,15 @@ fn only_what_was_presented_byte_for_byte_is_remembered() {
         [CertificateDer::from(der), chain[1].clone()]
     };
     found(&renamed).unwrap_err();
+    let doubled = [chain[0].clone(), chain[0].clone()];
+    found(&doubled).unwrap_err();
     assert_eq!(found(&chain).unwrap().1, Found::Remembered);
 }
 
 #[test]
 fn an_identity_is_named_by_its_first_dns_name_and_shares_what_was_presented() {
     let now = UnixTime::now();
-    let root = Authority::root("Root", key(), Validity::days(now, 100)).unwrap();
-    let issuing = root
-        .intermediate("Issuing", key(), Validity::days(now, 100))
-        .unwrap();
-    let generation = generation(&root, 4);
+    let (generation, issuing) = with_intermediate(now);
     let mut leaf = Leaf::client("PC-1.Test", Validity::days(now, 10));
     leaf.common_name = "Computer, \"1\"".to_owned();
     let chain = issuing.issue(&leaf, &key()).unwrap().chain;
